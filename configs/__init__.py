@@ -1,0 +1,1 @@
+"""YAML only; read through ``mtmd_core.config``."""

@@ -1,0 +1,1 @@
+"""The science: networks, losses, data, training and scores. Knows neither Flower nor a command line."""

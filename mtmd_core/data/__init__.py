@@ -1,0 +1,1 @@
+"""Exams on disk, their slices, and batches of them."""

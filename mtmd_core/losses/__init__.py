@@ -1,0 +1,1 @@
+"""One equation of the paper a file; a loss is minimised."""

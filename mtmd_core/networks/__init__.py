@@ -1,0 +1,1 @@
+"""Networks made of shared convolutions and domain-specific layers."""

@@ -1,0 +1,1 @@
+"""The coordinator's side: rounds, aggregation, and the store of a run."""

@@ -1,0 +1,1 @@
+"""The researcher's side: the paper's centralised runs, and the federation in one process."""
