@@ -1,0 +1,249 @@
+"""The configuration of a run: its schema, its composition from YAML and overrides, and its checks.
+
+One word names one thing from YAML key over dataclass field to argument. YAML lives in the ``configs`` package and is
+composed by Hydra; a word that the schema does not know is an error that names the nearest one that it does.
+"""
+
+import difflib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mtmd_core.durable import write_text
+from mtmd_core.errors import ConfigurationError
+from mtmd_core.sites import check_site_name
+from mtmd_core.strategies import STRATEGIES
+
+MODES = ("centralised", "federated")
+DEVICES = ("auto", "cpu", "cuda")
+SLICE_AXES = ("auto", "0", "1", "2")
+RELEASES = ("none", "mean", "structure")
+NETWORKS = ("att_unet",)
+
+
+@dataclass
+class NetworkConfig:
+    """Which network, and how wide: ``width`` is the number of channels at full resolution (32 in the paper)."""
+
+    name: str = "att_unet"
+    width: int = 32
+
+
+@dataclass
+class DataConfig:
+    """How exams become slices, and which exams a fold holds back.
+
+    ``slice_axis`` is ``auto`` (coarsest spacing, ties broken by fewest slices) or 0, 1, 2 in canonical orientation.
+    """
+
+    slice_size: int = 256
+    slice_axis: str = "auto"
+    cache_dir: str = "${oc.env:XDG_CACHE_HOME,${oc.env:HOME}/.cache}/mtmd/slices"
+
+
+@dataclass
+class TrainingConfig:
+    """One optimisation. ``steps`` overrides ``epochs``; the batch is the total over all domains."""
+
+    batch_size: int = 18
+    epochs: int = 6
+    steps: int | None = None
+    learning_rate: float = 5e-4
+    augment: bool = True
+    autocast: bool = False
+    validate_every_steps: int = 200
+
+
+@dataclass
+class FederationConfig:
+    """Rounds, local work and patience.
+
+    ``expected_sites`` sites must be there before a round starts; a round closes on ``quorum`` replies (all of them when
+    not given) once ``round_timeout_seconds`` have passed.
+    """
+
+    rounds: int = 10
+    local_steps: int = 20
+    validate_every_rounds: int = 1
+    expected_sites: int | None = None
+    site_names: list[str] = field(default_factory=list)
+    quorum: int | None = None
+    join_timeout_seconds: float = 3600.0
+    round_timeout_seconds: float = 86400.0
+    release: str = "structure"
+    ledger: bool = False
+
+
+@dataclass
+class RunConfig:
+    """Everything that decides a run's result."""
+
+    mode: str = "federated"
+    strategy: str = "dsl"
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
+    sites: Any = None  # site name → data folder; a typed mapping would refuse new keys from the command line
+    fold: int = 0
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
+
+
+ConfigStore.instance().store(name="run_schema", node=RunConfig)
+
+
+def compose(config_name: str, overrides: Sequence[str]) -> RunConfig:
+    """Compose ``configs/<config_name>.yaml`` with overrides such as ``federation.rounds=20``.
+
+    Raises:
+        ConfigurationError: for a word, a choice or a value that the schema does not know; the text names the nearest
+            right one.
+    """
+    _check_words(overrides)
+    try:
+        with initialize_config_module("configs", version_base="1.3"):
+            composed = hydra_compose(config_name, overrides=list(overrides))
+        return checked(OmegaConf.to_object(composed))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigurationError(_readable(error, overrides)) from None
+
+
+def checked(config: RunConfig) -> RunConfig:
+    """Return ``config`` if its values make sense together.
+
+    Raises:
+        ConfigurationError: naming the word, what was given and what is possible.
+    """
+    _one_of("mode", config.mode, MODES)
+    _one_of("strategy", config.strategy, tuple(STRATEGIES))
+    _one_of("network.name", config.network.name, NETWORKS)
+    _one_of("device", config.device, DEVICES)
+    _one_of("data.slice_axis", config.data.slice_axis, SLICE_AXES)
+    _one_of("federation.release", config.federation.release, RELEASES)
+    for word, value, least in (
+        ("network.width", config.network.width, 4),
+        ("data.slice_size", config.data.slice_size, 16),
+        ("training.batch_size", config.training.batch_size, 1),
+        ("training.epochs", config.training.epochs, 1),
+        ("training.steps", config.training.steps, 1),
+        ("training.validate_every_steps", config.training.validate_every_steps, 1),
+        ("federation.rounds", config.federation.rounds, 1),
+        ("federation.local_steps", config.federation.local_steps, 1),
+        ("federation.validate_every_rounds", config.federation.validate_every_rounds, 1),
+        ("federation.expected_sites", config.federation.expected_sites, 1),
+        ("federation.quorum", config.federation.quorum, 1),
+        ("fold", config.fold, 0),
+        ("seed", config.seed, 0),
+        ("threads", config.threads, 1),
+    ):
+        if value is not None and value < least:
+            raise ConfigurationError(f"{word} is {value}; it must be at least {least}.")
+    if config.network.width % 2:
+        raise ConfigurationError(
+            f"network.width is {config.network.width}; attention gates halve it, so it must be even: "
+            f"try {config.network.width + 1}."
+        )
+    if not 0 < config.training.learning_rate < 1:
+        raise ConfigurationError(
+            f"training.learning_rate is {config.training.learning_rate}; it must lie between 0 and 1 (the paper: 5e-4)."
+        )
+    if config.data.slice_size % 16:
+        lower = config.data.slice_size // 16 * 16
+        raise ConfigurationError(
+            f"data.slice_size is {config.data.slice_size}; {config.network.name} halves a slice four times, so it must "
+            f"be a multiple of 16: the nearest are {lower} and {lower + 16}."
+        )
+    config.sites = {} if config.sites is None else config.sites
+    if not isinstance(config.sites, dict) or not all(isinstance(folder, str) for folder in config.sites.values()):
+        raise ConfigurationError(
+            f"sites is {config.sites!r}; it must map site names to data folders: 'sites={{ankle: DIR, knee: DIR}}'."
+        )
+    for site in (*config.sites, *config.federation.site_names):
+        check_site_name(site)
+    return config
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write the resolved configuration as YAML, whole or not at all."""
+    write_text(path, OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True))
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read what :func:`save_config` wrote."""
+    try:
+        return checked(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(path))))
+    except (OSError, OmegaConfBaseException) as error:
+        raise ConfigurationError(f"{path} is not the configuration of a run: {error}") from None
+
+
+def share_of_batch(batch_size: int, domains: int) -> int:
+    """Slices of each domain in a batch that is split equally (section 5 of the method; the paper, section 3.3).
+
+    Raises:
+        ConfigurationError: if the batch cannot be split equally.
+    """
+    if batch_size % domains:
+        lower = max(batch_size // domains, 1) * domains
+        raise ConfigurationError(
+            f"training.batch_size is {batch_size}, which {domains} domains cannot share equally: "
+            f"the nearest that they can are {lower} and {lower + domains}."
+        )
+    return batch_size // domains
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """A clause that names the known word nearest to a misspelt one."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+    return f"did you mean '{close[0]}'?" if close else f"known are: {', '.join(known)}."
+
+
+def known_words(schema: type = RunConfig, prefix: str = "") -> list[str]:
+    """All dotted words of the configuration, for example ``network.width``."""
+    words = []
+    for entry in fields(schema):
+        if is_dataclass(entry.type):
+            words += known_words(entry.type, f"{prefix}{entry.name}.")
+        else:
+            words.append(prefix + entry.name)
+    return words
+
+
+def _one_of(word: str, given: str, known: Sequence[str]) -> None:
+    if given not in known:
+        raise ConfigurationError(f"{word}={given} is not known; {nearest(given, known)}")
+
+
+def _check_words(overrides: Sequence[str]) -> None:
+    groups = ["network"]
+    known = known_words()
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise ConfigurationError(_readable(error, overrides)) from None
+    for override in parsed:
+        word = override.key_or_group
+        if word in known or word.split(".")[0] in ("hydra", "sites"):
+            continue
+        if word in groups:
+            _one_of(word, str(override.value()), NETWORKS)
+            continue
+        raise ConfigurationError(f"the configuration has no word '{word}'; {nearest(word, known)}")
+
+
+def _readable(error: Exception, overrides: Sequence[str]) -> str:
+    causes = [str(cause).strip() for cause in (error, error.__cause__) if cause is not None and str(cause).strip()]
+    text = " ".join(" ".join(causes).split())
+    given = os.linesep.join(overrides)
+    return f"the configuration cannot be composed: {text}" + (f" (given: {given})" if len(overrides) == 1 else "")

@@ -1,0 +1,65 @@
+"""Blocks shared by the networks: convolution with DSBN (Eq. 3), up-sampling, attention gate."""
+
+import torch
+from torch import Tensor, nn
+
+from .domain_layers import DomainBatchNorm2d, Routing
+
+
+class ConvBlock(nn.Sequential):
+    """Eq. 3, ``u_{l+1} = σ(DSBN_k(Θ_l * u_l))``: convolution without bias, DSBN, activation."""
+
+    def __init__(
+        self,
+        routing: Routing,
+        domains: list[str],
+        inputs: int,
+        outputs: int,
+        kernel_size: int = 3,
+        activation: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2, bias=False)
+        self.norm = DomainBatchNorm2d(routing, domains, outputs)
+        self.activation = nn.ReLU(inplace=True) if activation is None else activation
+
+
+class DoubleConv(nn.Sequential):
+    """Two 3×3 convolution blocks."""
+
+    def __init__(self, routing: Routing, domains: list[str], inputs: int, outputs: int) -> None:
+        super().__init__(
+            ConvBlock(routing, domains, inputs, outputs), ConvBlock(routing, domains, outputs, outputs)
+        )
+
+
+class UpConv(nn.Sequential):
+    """2×2 up-sampling followed by a shared 3×3 convolution block (section 2 of the method)."""
+
+    def __init__(self, routing: Routing, domains: list[str], inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
+        self.block = ConvBlock(routing, domains, inputs, outputs)
+
+
+class AttentionGate(nn.Module):
+    """Multi-domain attention gate (Oktay et al. 2018; the paper, Figure 2d).
+
+    ``α = sigmoid(DSBN(ψ * ReLU(DSBN(W_x * x) + DSBN(W_g * g))))`` and the skip connection x becomes ``α · x``. The
+    convolutions are 1×1 and shared; ``coefficients`` holds the last α [B, 1, H, W] while ``keep_coefficients`` is set.
+    """
+
+    def __init__(self, routing: Routing, domains: list[str], channels: int) -> None:
+        super().__init__()
+        inner = channels // 2
+        self.skip = ConvBlock(routing, domains, channels, inner, kernel_size=1, activation=nn.Identity())
+        self.gate = ConvBlock(routing, domains, channels, inner, kernel_size=1, activation=nn.Identity())
+        self.score = ConvBlock(routing, domains, inner, 1, kernel_size=1, activation=nn.Sigmoid())
+        self.keep_coefficients = False
+        self.coefficients: Tensor | None = None
+
+    def forward(self, skip: Tensor, gate: Tensor) -> Tensor:
+        """Both [B, C, H, W] → the attended skip connection, same shape."""
+        coefficients = self.score(torch.relu(self.skip(skip) + self.gate(gate)))
+        self.coefficients = coefficients.detach() if self.keep_coefficients else None
+        return skip * coefficients

@@ -1,0 +1,26 @@
+"""What every network returns."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class NetworkOutput:
+    """Logits by domain, [B_k, N_k, H, W], and the embeddings of the batch at the nine scales, each [B, E_s]."""
+
+    logits: dict[str, Tensor]
+    embeddings: list[Tensor]
+
+
+def embed(features: Tensor) -> Tensor:
+    """Embedding of a feature map, ``GAP(u) / ‖GAP(u)‖₂`` (the paper, section 2.2).
+
+    Args:
+        features: [B, C, H, W].
+
+    Returns:
+        [B, C] of unit norm.
+    """
+    return F.normalize(features.mean(dim=(2, 3)), dim=1)
