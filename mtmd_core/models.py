@@ -1,0 +1,87 @@
+"""Trained networks on disk: one file holds the weights and all that is needed to use them on a new exam."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import nn
+
+from mtmd_core.config import NetworkConfig
+from mtmd_core.errors import ConfigurationError
+from mtmd_core.networks.build import build_network
+from mtmd_core.strategies import LabelSpace
+from mtmd_core.tensor_files import DamagedFileError, load_tensors, save_tensors
+
+KIND = "mtmd model 1"
+
+
+@dataclass(frozen=True)
+class SiteCard:
+    """What a model knows of a site: where its structures lie among the classes, their names, how its exams are cut."""
+
+    space: LabelSpace
+    structures: tuple[str, ...]
+    slice_axis: int
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What must be known of a model to use it."""
+
+    network: NetworkConfig
+    strategy: str
+    slice_size: int
+    sites: Mapping[str, SiteCard]
+
+    @property
+    def domains(self) -> dict[str, int]:
+        """Domain → number of classes, as the network takes it."""
+        return {card.space.domain: card.space.classes for card in self.sites.values()}
+
+    def site(self, name: str) -> SiteCard:
+        """The card of one site.
+
+        Raises:
+            ConfigurationError: if the model does not know the site.
+        """
+        if name not in self.sites:
+            raise ConfigurationError(f"this model knows the sites {', '.join(sorted(self.sites))}; '{name}' is none of them.")
+        return self.sites[name]
+
+
+def save_model(path: Path, network: nn.Module, card: ModelCard) -> None:
+    """Write a network and its card."""
+    facts = {
+        "kind": KIND,
+        "network": asdict(card.network),
+        "strategy": card.strategy,
+        "slice_size": card.slice_size,
+        "sites": {
+            name: {"space": asdict(site.space), "structures": list(site.structures), "slice_axis": site.slice_axis}
+            for name, site in card.sites.items()
+        },
+    }
+    save_tensors(path, network.state_dict(), facts)
+
+
+def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
+    """Read a network, in evaluation mode on the CPU, and its card.
+
+    Raises:
+        DamagedFileError: if the file is no model or was damaged.
+    """
+    tensors, facts = load_tensors(path)
+    if facts.get("kind") != KIND:
+        raise DamagedFileError(f"{path} is no model: it says '{facts.get('kind')}', expected '{KIND}'.")
+    card = ModelCard(
+        network=NetworkConfig(**facts["network"]),
+        strategy=facts["strategy"],
+        slice_size=facts["slice_size"],
+        sites={
+            name: SiteCard(LabelSpace(**site["space"]), tuple(site["structures"]), site["slice_axis"])
+            for name, site in facts["sites"].items()
+        },
+    )
+    network = build_network(card.network, card.domains, seed=0)
+    network.load_state_dict(tensors)
+    return network.eval(), card

@@ -1,0 +1,52 @@
+"""Tensors and facts in one safetensors file, written whole or not at all and checked when read."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mtmd_core.durable import write_with
+from mtmd_core.errors import MtmdError
+
+
+class DamagedFileError(MtmdError):
+    """A file of tensors that is cut short, altered or not one of ours."""
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
+    """Write tensors with JSON-serialisable facts and a checksum over both."""
+    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(dict(facts), sort_keys=True)
+    metadata = {"facts": text, "checksum": _checksum(plain, text)}
+    write_with(path, lambda temporary: save_file(plain, temporary, metadata))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Read what :func:`save_tensors` wrote: tensors and facts.
+
+    Raises:
+        DamagedFileError: if the file is missing, cut short, altered or of another kind.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError) as error:
+        raise DamagedFileError(f"{path} cannot be read as a file of tensors: {error}") from None
+    if "facts" not in metadata or metadata.get("checksum") != _checksum(tensors, metadata["facts"]):
+        raise DamagedFileError(f"{path} was altered after it was written, or is not one of mtmd's: its checksum is wrong.")
+    return tensors, json.loads(metadata["facts"])
+
+
+def _checksum(tensors: Mapping[str, Tensor], facts: str) -> str:
+    digest = hashlib.blake2b(facts.encode(), digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
