@@ -180,11 +180,12 @@ def load_image(path: Path, report: Report = refuse) -> tuple[np.ndarray, ExamGri
 
 
 def load_labels(
-    path: Path, structure_count: int, image_grid: ExamGrid, report: Report = refuse
+    path: Path, structure_count: int, image_grid: ExamGrid | None, report: Report = refuse
 ) -> np.ndarray:
     """Read a label map as uint8 [X, Y, Z] in the canonical order of its image.
 
     A label map that stores the image's grid in another axis order or direction is brought to the image's.
+    Without ``image_grid`` (an image that cannot be read) the label map is checked alone.
     Raises DataError as `load_image` does, for values that are no label, and for grids other than the image's.
     """
     values, grid = load_volume(path, report)
@@ -196,34 +197,23 @@ def labels_on_grid(
     values: np.ndarray,
     grid: ExamGrid,
     structure_count: int,
-    image_grid: ExamGrid,
+    image_grid: ExamGrid | None,
     report: Report = refuse,
 ) -> np.ndarray:
     """Label values stored on ``grid`` as uint8 [X, Y, Z] in the canonical order of ``image_grid``.
 
     path: named in errors, which are `load_labels`'s.
     """
-    if grid.stored_shape[:3] == image_grid.stored_shape[:3] and _same_affine(grid, image_grid):
-        # At 45° rounding alone decides which axis is called X: take the image's word for both.
-        grid = ExamGrid(grid.stored_shape, grid.affine, grid.header, image_grid.axes, image_grid.flips)
-    if difference := grid.difference_from(image_grid):
-        report(
-            Problem(
-                path,
-                f"the label map is not on its image's grid: {difference}",
-                "Draw or resample (nearest neighbour) the label map on this very image",
-            )
-        )
-    wrong = _values_outside(values, structure_count)
-    if wrong:
-        report(
+    if image_grid is not None:
+        grid = _matched_grid(path, grid, image_grid, report)
+    if wrong := _values_outside(values, structure_count):
+        refuse(
             Problem(
                 path,
                 f"its values {wrong} are no labels of this dataset, which has 0 to {structure_count}",
                 "Correct the label map, or name all structures in dataset.json",
             )
         )
-        return np.zeros(grid.shape, dtype=np.uint8)
     return grid.to_canonical(values).astype(np.uint8, order="K")
 
 
@@ -329,6 +319,19 @@ def _nifti_files(folder: Path, file_ending: str, report: Report) -> dict[str, Pa
             remedy = "Convert the file, or correct 'file_ending'"
             report(Problem(path, f"dataset.json promises files ending in {file_ending}", remedy))
     return files
+
+
+def _matched_grid(path: Path, grid: ExamGrid, image_grid: ExamGrid, report: Report) -> ExamGrid:
+    """A label map's grid, its canonical order the image's; reported if it is another grid."""
+    if grid.stored_shape[:3] == image_grid.stored_shape[:3] and _same_affine(grid, image_grid):
+        # At 45° rounding alone decides which axis is called X: take the image's word for both.
+        grid = ExamGrid(grid.stored_shape, grid.affine, grid.header, image_grid.axes, image_grid.flips)
+    if difference := grid.difference_from(image_grid):
+        problem = f"the label map is not on its image's grid: {difference}"
+        report(
+            Problem(path, problem, "Draw or resample (nearest neighbour) the label map on this very image")
+        )
+    return grid
 
 
 def _same_affine(first: ExamGrid, second: ExamGrid) -> bool:
