@@ -52,7 +52,7 @@ def _exam_table(report: CheckReport, by_column: bool) -> Table:
         elif by_column:
             cells += [str(counts[name]) for name in structures]
         else:
-            cells.append(", ".join(f"{name}: {counts[name]}" for name in structures))
+            cells.append("\n".join(f"{name}: {counts[name]}" for name in structures))
         table.add_row(*map(Text, cells))
     return table
 
