@@ -1,0 +1,172 @@
+"""A site's settings: shipped defaults, then the site's own file, then the command line.
+
+Reading them is quick: neither PyTorch nor Flower is imported.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mtmd_core.durable import write_text
+from mtmd_core.errors import ConfigurationError
+from mtmd_core.settings import address, check_keys, file_layer, require_loopback, shipped_layer
+
+DEVICES = ("auto", "cpu", "cuda")
+RELEASES = ("none", "mean", "structure")
+_SITE_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_LIMITS = {
+    "max_local_steps": 100_000,
+    "max_batch_size": 256,
+    "max_slice_size": 1024,
+    "max_parameters": 500_000_000,
+}
+
+
+@dataclass(frozen=True)
+class SiteSettings:
+    """What a site decides for itself; nothing that the server sends can change it.
+
+    The meaning and the default of each is stated in ``configs/client.yaml``. ``state`` is the site's own folder, ``data``
+    its exams, ``server`` is HOST:PORT.
+
+    Raises:
+        ConfigurationError: for a value that cannot be used, naming the key, what was given and what is possible.
+    """
+
+    site: str
+    state: Path
+    data: Path | None = None
+    server: str | None = None
+    insecure: bool = False
+    device: str = "auto"
+    threads: int | None = None
+    connect_timeout_seconds: float = 300
+    message_timeout_seconds: float = 86400
+    poll_seconds: float = 0.1
+    server_poll_seconds: float = 0.25
+    release: str = "mean"
+    limits: Mapping[str, int] = field(default_factory=lambda: dict(_LIMITS))
+
+    def __post_init__(self) -> None:
+        check_site(self.site)
+        if self.server is not None:
+            address(str(self.server))
+        if not isinstance(self.insecure, bool):
+            raise ConfigurationError(f"insecure is {self.insecure!r}; it must be true or false.")
+        for word, value, known in (("device", self.device, DEVICES), ("release", self.release, RELEASES)):
+            if value not in known:
+                raise ConfigurationError(f"{word} is '{value}'; it must be one of {', '.join(known)}.")
+        if self.threads is not None:
+            _check_count("threads", self.threads)
+        for word in ("connect_timeout_seconds", "message_timeout_seconds", "poll_seconds", "server_poll_seconds"):
+            value = getattr(self, word)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+                raise ConfigurationError(f"{word} is {value!r}; it must be a finite number of seconds above 0.")
+        if not isinstance(self.limits, Mapping):
+            raise ConfigurationError(f"limits is {self.limits!r}; it must hold lines of the form 'key: number'.")
+        check_keys(self.limits, tuple(_LIMITS), "limits")
+        for word, value in self.limits.items():
+            _check_count(f"limits.{word}", value)
+
+
+def check_site(name: str) -> str:
+    """Return ``name`` if it can name a site.
+
+    Raises:
+        ConfigurationError: stating the rule.
+    """
+    if not isinstance(name, str) or not _SITE_NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"'{name}' cannot name a site: use 1 to 40 lower-case letters, digits and underscores, a letter first "
+            "(for example ankle, knee_2)."
+        )
+    return name
+
+
+def load_settings(site: str, given: Mapping[str, Any]) -> SiteSettings:
+    """Lay ``given`` over the site's own file over the shipped defaults.
+
+    ``given`` holds fields of :class:`SiteSettings`; those that are None count as not given. ``given["state"]``
+    is the site's own folder, by default ``sites/<site>``.
+
+    Raises:
+        ConfigurationError: for an unknown key or a value that cannot be used, or if the folder is another site's.
+    """
+    check_site(site)
+    explicit = {key: value for key, value in given.items() if value is not None}
+    state = Path(explicit.pop("state", Path("sites") / site)).expanduser().absolute()
+    own_file = state / "site.yaml"
+    own = file_layer(own_file, [entry.name for entry in fields(SiteSettings) if entry.name != "state"])
+    if own.get("site", site) != site:
+        raise ConfigurationError(
+            f"{own_file} belongs to the site '{own['site']}', not '{site}': check --site, or give another --state folder."
+        )
+    merged = {**shipped_layer("client"), **own, **explicit, "site": site, "state": state}
+    layers = (shipped_layer("client"), own, explicit)
+    if all(isinstance(layer.get("limits") or {}, Mapping) for layer in layers):
+        merged["limits"] = {key: value for layer in layers for key, value in (layer.get("limits") or {}).items()}
+    if merged.get("data") is not None:
+        merged["data"] = (state / Path(merged["data"]).expanduser()) if "data" not in explicit else _absolute(merged["data"])
+    return SiteSettings(**merged)
+
+
+def remember(settings: SiteSettings, given: Mapping[str, Any]) -> Path | None:
+    """Write what was given into the site's own file if it has none yet, so that ``--site`` alone is enough next time.
+
+    Returns the file that was written, or None.
+    """
+    own_file = settings.state / "site.yaml"
+    chosen = {key: value for key, value in given.items() if value is not None and key not in ("site", "state")}
+    if own_file.exists() or not chosen:
+        return None
+    if "data" in chosen:
+        chosen["data"] = str(settings.data)
+    heading = "# This site's own settings; all keys and their meaning: configs/client.yaml of mtmd.\n"
+    write_text(own_file, heading + yaml.safe_dump({"site": settings.site, **chosen}, sort_keys=False))
+    return own_file
+
+
+def to_plain(settings: SiteSettings) -> dict[str, Any]:
+    """The settings as JSON can hold them."""
+    plain = asdict(settings)
+    return {key: str(value) if isinstance(value, Path) else value for key, value in plain.items()}
+
+
+def from_plain(plain: Mapping[str, Any]) -> SiteSettings:
+    """Undo :func:`to_plain`."""
+    paths = {key: Path(plain[key]) for key in ("state", "data") if plain[key] is not None}
+    return SiteSettings(**{**plain, **paths})
+
+
+def require_server(settings: SiteSettings) -> tuple[str, int]:
+    """The server's host and port, if this site may talk to it.
+
+    Raises:
+        ConfigurationError: if no server is set, or the connection would be plain HTTP without leave or to another machine.
+    """
+    if settings.server is None:
+        raise ConfigurationError(
+            f"no server is set for {settings.site}: give --server HOST:PORT once, or add 'server:' to "
+            f"{settings.state / 'site.yaml'}."
+        )
+    host, port = address(settings.server)
+    if not settings.insecure:
+        raise ConfigurationError(
+            "encrypted connections are not available yet, because there are no certificates to check: "
+            "give --insecure to use plain HTTP, which works on loopback only."
+        )
+    require_loopback(host)
+    return host, port
+
+
+def _check_count(word: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(f"{word} is {value!r}; it must be a whole number of at least 1.")
+
+
+def _absolute(path: object) -> Path:
+    return Path(str(path)).expanduser().absolute()

@@ -1,0 +1,359 @@
+"""Keeps a site in its federation: Flower's SuperNode, which speaks with the server, and the warm worker, which does the work.
+
+Both are children of this process and end with it. Each is replaced when it dies; a message that a worker died over is
+answered with an error by the next one.
+"""
+
+import http.client
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from client.settings import SiteSettings, require_server, to_plain
+from mtmd_core.errors import ConfigurationError, DataError, RunFailedError, UnreachableError
+from mtmd_core.processes import (
+    child_environment,
+    end,
+    exclusive,
+    open_log,
+    signals_as_exceptions,
+    start,
+    text_since,
+)
+
+RESTARTS = 5
+"""Times that a child may be replaced within ``RESTARTS_WINDOW_SECONDS``."""
+RESTARTS_WINDOW_SECONDS = 600.0
+REFUSED_BACKOFF_SECONDS = 65.0
+"""A server refuses a key that it has seen within the last 60 s, so a SuperNode that was refused waits longer."""
+_LOOK_SECONDS = 0.05
+_HEALTH_SECONDS = 5.0
+_GOODBYE_SECONDS = 3.0
+_FLOWER_SWITCHES = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+
+Say = Callable[[str], None]
+
+
+def join(settings: SiteSettings, say: Say) -> int:
+    """Take part in the server's run until it is over; the exit code that the server's good-bye came with (0 or 1).
+
+    Raises:
+        ConfigurationError: if the settings do not allow it, or another process holds the state folder.
+        DataError: if the site's exams cannot be opened; nothing has been sent by then.
+        UnreachableError: if the server stays away for ``connect_timeout_seconds``.
+        RunFailedError: if a child process keeps dying.
+        Interrupted: on SIGINT, SIGTERM or SIGHUP, after all children have ended.
+    """
+    check_ready(settings)
+    with exclusive(settings.state, "mtmd-client"), signals_as_exceptions():
+        supervisor = Supervisor(settings, say)
+        try:
+            return supervisor.run()
+        finally:
+            supervisor.end()
+
+
+def check_ready(settings: SiteSettings) -> None:
+    """Refuse, before anything is started or written, what cannot work.
+
+    Raises:
+        ConfigurationError: if the settings do not allow to talk to the server.
+        DataError: if there is no folder of exams.
+    """
+    require_server(settings)
+    require_data_folder(settings)
+
+
+def require_data_folder(settings: SiteSettings) -> Path:
+    """The folder of exams, if it looks like one; the worker reads it properly.
+
+    Raises:
+        DataError: if no folder is set, or it has no ``dataset.json``.
+    """
+    if settings.data is None:
+        raise DataError(
+            f"no data folder is set for {settings.site}: give --data DIR once, or add 'data:' to "
+            f"{settings.state / 'site.yaml'}."
+        )
+    if not (settings.data / "dataset.json").is_file():
+        raise DataError(
+            f"{settings.data} has no dataset.json; expected an nnU-Net raw folder (dataset.json, imagesTr, labelsTr)."
+        )
+    return settings.data
+
+
+class Supervisor:
+    """One site's children and what is known about them."""
+
+    def __init__(self, settings: SiteSettings, say: Say) -> None:
+        self._settings = settings
+        self._say = say
+        self._host, self._port = require_server(settings)
+        self._logs = settings.state / "logs"
+        self._secret = secrets.token_bytes(32)
+        self._secret_file = settings.state / "supernode.secret"
+        self._worker: Worker | None = None
+        self._worker_ends: deque[float] = deque()
+        self._supernode: subprocess.Popen[bytes] | None = None
+        self._supernode_ends: deque[float] = deque()
+        self._supernode_start_at = 0.0
+        self._supernode_log_from = 0
+        self._runtime = ""
+        self._joined = False
+        self._server_answers = False
+        self._server_seen = time.monotonic()
+        self._server_asked = 0.0
+
+    def run(self) -> int:
+        """Open the data, join, and watch until the run is over."""
+        self._write_secret()
+        self._say(f"opening {self._settings.data}")
+        self._start_worker()
+        while not self._worker.is_open:
+            if (code := self._watch_worker()) is not None:
+                return code
+            time.sleep(_LOOK_SECONDS)
+        self._say(f"data opened; looking for the server at {self._settings.server}")
+        self._server_seen = time.monotonic()
+        while True:
+            self._watch_server()
+            self._watch_supernode()
+            if (code := self._watch_worker()) is not None:
+                return code
+            time.sleep(_LOOK_SECONDS)
+
+    def end(self) -> None:
+        """End both children and all that they started."""
+        if self._worker is not None:
+            end(self._worker.process, grace_seconds=3.0)
+        if self._supernode is not None:
+            end(self._supernode)
+        self._secret_file.unlink(missing_ok=True)
+
+    # the worker
+
+    def _start_worker(self, lost: dict[str, Any] | None = None) -> None:
+        self._worker = Worker(self._settings, self._secret, self._logs / "worker.log")
+        if self._runtime:
+            self._worker.order(runtime=self._runtime, lost=lost)
+
+    def _watch_worker(self) -> int | None:
+        """Hear what the worker says; the exit code once it says that the run is over."""
+        worker = self._worker
+        ended = worker.process.poll() is not None  # asked first: what it said before is still heard below
+        for event in worker.events():
+            line = worker.hear(event)
+            if line:
+                self._say(line)
+        if worker.left is not None:
+            self._let_reply_through()
+            return worker.left
+        if not ended and worker.busy_seconds() > self._settings.message_timeout_seconds:
+            self._say(
+                f"a message has been worked on for more than {self._settings.message_timeout_seconds:g} s: "
+                "replacing the worker"
+            )
+            end(worker.process, grace_seconds=0.0)
+            ended = True
+        if ended:
+            if worker.refusal is not None:
+                raise worker.refusal
+            cause = f"the worker ended unexpectedly ({_ending(worker.process)})"
+            if _too_many(self._worker_ends):
+                raise RunFailedError(
+                    f"{cause} {RESTARTS + 1} times within {RESTARTS_WINDOW_SECONDS / 60:.0f} minutes; the cause is in "
+                    f"{self._logs / 'worker.log'}."
+                )
+            self._say(f"{cause}; starting it again")
+            end(worker.process, grace_seconds=0.0)
+            self._start_worker(lost=worker.task)
+        return None
+
+    def _let_reply_through(self) -> None:
+        """Give the SuperNode a moment to send the reply to the good-bye: it logs one fate for each message received."""
+        deadline = time.monotonic() + _GOODBYE_SECONDS
+        while self._supernode.poll() is None and time.monotonic() < deadline:
+            said = text_since(self._logs / "supernode.log", self._supernode_log_from)
+            fates = ("Sent successfully", "Failed to send", "Failed to receive", "Ignoring")
+            if said.count("Receiving:") <= sum(map(said.count, fates)):
+                return
+            time.sleep(_LOOK_SECONDS)
+
+    # the SuperNode
+
+    def _start_supernode(self) -> None:
+        log = self._logs / "supernode.log"
+        port = free_port()
+        self._runtime = f"127.0.0.1:{port}"
+        with open_log(log) as file:
+            self._supernode_log_from = file.tell()
+        waits = [str(self._settings.server_poll_seconds), str(self._settings.poll_seconds)]
+        command = [sys.executable, "-m", "client.supernode", *waits]
+        command += ["--insecure", "--superlink", self._settings.server]
+        command += ["--isolation", "process", "--host", "127.0.0.1", "--port", str(port)]
+        command += ["--superexec-auth-secret-file", str(self._secret_file)]
+        switches = {**_FLOWER_SWITCHES, "FLWR_HOME": str(self._settings.state / "flower")}
+        self._supernode = start(command, log, child_environment(switches))
+        self._joined = False
+        self._worker.order(runtime=self._runtime, lost=None)
+
+    def _watch_supernode(self) -> None:
+        log = self._logs / "supernode.log"
+        if self._supernode is None:
+            if self._server_answers and time.monotonic() >= self._supernode_start_at:
+                self._start_supernode()
+        elif self._supernode.poll() is None:
+            if not self._joined and "SuperNode ID:" in text_since(log, self._supernode_log_from):
+                self._joined = True
+                self._say(f"joined {self._settings.server}")
+        else:
+            said = text_since(log, self._supernode_log_from)
+            end(self._supernode, grace_seconds=0.0)
+            cause = f"the connection to the server ended ({_ending(self._supernode)})"
+            self._supernode = None
+            if _too_many(self._supernode_ends):
+                raise UnreachableError(
+                    f"{cause} {RESTARTS + 1} times within {RESTARTS_WINDOW_SECONDS / 60:.0f} minutes; the cause is in {log}."
+                )
+            attempts = len(self._supernode_ends)
+            wait = REFUSED_BACKOFF_SECONDS if "Exit Code: 305" in said else 0.0 if self._joined else 2.0**attempts
+            self._supernode_start_at = time.monotonic() + wait
+            self._say(f"{cause}; joining again" + (f" in {wait:.0f} s" if wait else ""))
+
+    # the server
+
+    def _watch_server(self) -> None:
+        now = time.monotonic()
+        interval = _HEALTH_SECONDS if self._server_answers else 0.5
+        if now - self._server_asked < interval:
+            return
+        answers = is_healthy(self._host, self._port)
+        self._server_asked = time.monotonic()
+        if answers:
+            self._server_seen = self._server_asked
+        elif self._server_answers:
+            self._say(f"the server at {self._settings.server} does not answer; waiting for it")
+        self._server_answers = answers
+        away = self._server_asked - self._server_seen
+        if away > self._settings.connect_timeout_seconds:
+            raise UnreachableError(
+                f"no answer from {self._settings.server} for {away:.0f} s: check that mtmd-server is running there and that "
+                "host and port are right (connect_timeout_seconds sets how long to wait)."
+            )
+
+    def _write_secret(self) -> None:
+        self._secret_file.unlink(missing_ok=True)
+        handle = os.open(self._secret_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(self._secret)
+
+
+class Worker:
+    """The worker's process and what it has said so far."""
+
+    def __init__(self, settings: SiteSettings, secret: bytes, log: Path) -> None:
+        self._log = log
+        self.process = start([sys.executable, "-m", "client.worker"], log, child_environment({}), talks=True)
+        os.set_blocking(self.process.stdout.fileno(), False)
+        self._heard = b""
+        self._busy_since: float | None = None
+        self.is_open = False
+        self.left: int | None = None
+        self.refusal: Exception | None = None
+        self.task: dict[str, Any] | None = None
+        self.order(settings=to_plain(settings), secret=secret.hex())
+
+    def order(self, **order: Any) -> None:
+        """Send one line; a worker that has died meanwhile is noticed elsewhere."""
+        try:
+            self.process.stdin.write(json.dumps(order).encode() + b"\n")
+            self.process.stdin.flush()
+        except OSError:
+            return
+
+    def events(self) -> list[dict[str, Any]]:
+        """What the worker has said since the last call."""
+        while chunk := self._read():
+            self._heard += chunk
+        *lines, self._heard = self._heard.split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def hear(self, event: dict[str, Any]) -> str | None:
+        """Take note of one event; a line for people, if it is worth one."""
+        what, name = event["event"], _name(event)
+        if what == "open":
+            self.is_open = True
+        elif what == "refused":
+            self.refusal = _refusal(event["code"], event["message"])
+        elif what == "claimed":
+            self.task, self._busy_since = {"token": event["token"], "metadata": None}, time.monotonic()
+        elif what == "pulled":
+            self.task["metadata"] = event["metadata"]
+        elif what in ("replied", "failed", "dropped", "lost"):
+            self.task, self._busy_since = None, None
+        elif what == "leaving":
+            self.left = event["code"]
+        if what == "replied":
+            return f"{name} answered in {event['seconds']:.1f} s"
+        if what == "failed":
+            return f"{name} failed ({event['error']}); the cause is in {self._log}"
+        return None
+
+    def busy_seconds(self) -> float:
+        """How long the message in hand has been worked on; 0 without one."""
+        return 0.0 if self._busy_since is None else time.monotonic() - self._busy_since
+
+    def _read(self) -> bytes:
+        return self.process.stdout.read(65536) or b""  # None: nothing to read just now
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def is_healthy(host: str, port: int, timeout_seconds: float = 2.0) -> bool:
+    """Whether a Flower server answers there."""
+    connection = http.client.HTTPConnection(host, port, timeout=timeout_seconds)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _too_many(ends: deque[float]) -> bool:
+    """Note that a child has ended; whether that happened more than ``RESTARTS`` times within the window."""
+    now = time.monotonic()
+    ends.append(now)
+    while now - ends[0] > RESTARTS_WINDOW_SECONDS:
+        ends.popleft()
+    return len(ends) > RESTARTS
+
+
+def _refusal(code: int, message: str) -> Exception:
+    """The worker's error in this process, under its own exit code."""
+    kinds = {kind.exit_code: kind for kind in (RunFailedError, ConfigurationError, DataError)}
+    return kinds.get(code, RunFailedError)(message)
+
+
+def _name(event: dict[str, Any]) -> str:
+    group, kind = event.get("group"), event.get("kind", "")
+    return f"round {group}: {kind}" if group else kind
+
+
+def _ending(process: subprocess.Popen[bytes]) -> str:
+    code = process.returncode
+    return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"

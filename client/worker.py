@@ -1,0 +1,193 @@
+"""The warm worker: holds the site's data and PyTorch in memory, and answers the messages that the SuperNode receives.
+
+Started and watched by :mod:`client.supervisor` as ``python -m client.worker``. It calls the ClientApp that is installed
+here and never looks at code that a coordinator sent. Both sides talk in lines of JSON over the worker's standard input and
+output:
+
+- to the worker: first ``{"settings": ..., "secret": ...}``, then ``{"runtime": HOST:PORT, "lost": null or {...}}`` whenever the
+  SuperNode has (re)started or a predecessor died over a task; the end of the input ends the worker at once;
+- from the worker: ``{"event": ...}`` with open, refused, claimed, pulled, replied, failed, dropped, lost, leaving.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from types import FrameType
+from typing import IO, Any
+
+from client.settings import SiteSettings, from_plain
+from mtmd_core.errors import MtmdError, RunFailedError
+from mtmd_core.processes import die_with_parent
+
+_log = logging.getLogger("mtmd.worker")
+
+Tell = Callable[..., None]
+
+
+def main() -> int:
+    """Open the site, then answer messages until the server says good-bye; the exit code that it came with.
+
+    A site that cannot be opened ends the worker with its error's own code (4: its data are not valid).
+    """
+    die_with_parent(signal.SIGKILL)  # the state on disk is whole at any moment, so nothing is lost by ending at once
+    tell = _take_standard_output()
+    orders = _read_orders(sys.stdin.buffer)
+    first = orders.get()
+    settings, secret = from_plain(first["settings"]), bytes.fromhex(first["secret"])
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, _note_withdrawn)
+    try:
+        app, exit_code = open_app(settings)
+    except MtmdError as error:
+        tell("refused", code=error.exit_code, message=str(error))
+        return error.exit_code
+    tell("open")
+    code = serve(app, exit_code, settings, secret, orders, tell)
+    tell("leaving", code=code)
+    return code
+
+
+def open_app(settings: SiteSettings) -> tuple[Callable[..., Any], Callable[[], int | None]]:
+    """The locally installed ClientApp over this site's data, and a way to ask whether the run is over (its exit code)."""
+    import torch
+
+    from client.app import build_client_app
+    from client.site import open_site
+
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    site = open_site(settings)
+    return build_client_app(site), lambda: site.exit_code
+
+
+def serve(
+    app: Callable[..., Any],
+    exit_code: Callable[[], int | None],
+    settings: SiteSettings,
+    secret: bytes,
+    orders: "SimpleQueue[dict[str, Any]]",
+    tell: Tell,
+) -> int:
+    """Claim and answer one message after another until ``exit_code`` gives one."""
+    from client.flower_internals import SUPERNODE_GONE, Runtime
+
+    runtime, reachable = None, True
+    while (code := exit_code()) is None:
+        order = _next_order(orders, wait=runtime is None)
+        if order is not None:
+            if runtime is not None:
+                runtime.close()
+            runtime = Runtime(order["runtime"], secret)
+            if order["lost"] is not None:
+                report_lost(runtime, order["lost"], tell)
+        try:
+            token = runtime.claim()
+            reachable = True
+            if token is None:
+                time.sleep(settings.poll_seconds)
+                continue
+            tell("claimed", token=token)
+            answer(runtime, token, app, tell)
+        except SUPERNODE_GONE as error:
+            if reachable:
+                _log.warning("the SuperNode does not answer: %r", error)
+            reachable = False
+            tell("dropped")
+            time.sleep(max(settings.poll_seconds, 0.2))
+    return code
+
+
+def answer(runtime: Any, token: str, app: Callable[..., Any], tell: Tell) -> None:
+    """Pull the claimed message, let the app answer it, push the reply.
+
+    An exception of the app becomes an error reply with the name of its class; its text may quote data, so it goes to the
+    log on this machine alone.
+    """
+    from client.flower_internals import APP_FAILED, metadata_of
+
+    started = time.monotonic()
+    with runtime.task(token) as task:
+        message, context = task.pull()
+        kind, group = message.metadata.message_type, message.metadata.group_id
+        tell("pulled", kind=kind, group=group, metadata=metadata_of(message))
+        try:
+            reply = app(message=message, context=context)
+        except Exception as error:
+            _log.exception("answering %s of round %s failed", kind, group or "-")
+            name = type(error).__name__
+            task.refuse(message, APP_FAILED, name)
+            tell("failed", kind=kind, group=group, error=name)
+        else:
+            task.reply(reply)
+            tell("replied", kind=kind, group=group, seconds=time.monotonic() - started)
+
+
+def report_lost(runtime: Any, lost: dict[str, Any], tell: Tell) -> None:
+    """Answer, with an error, the message over which the previous worker died.
+
+    Otherwise the SuperNode notices only after a minute, and not at all if that worker had not pulled the message yet.
+    """
+    from client.flower_internals import SUPERNODE_GONE, WORKER_DIED
+
+    try:
+        with runtime.task(lost["token"]) as task:
+            if lost["metadata"] is None:
+                task.refuse(task.pull()[0], WORKER_DIED, "WorkerDied")
+            else:
+                task.refuse_unseen(lost["metadata"], WORKER_DIED, "WorkerDied")
+    except SUPERNODE_GONE as error:
+        _log.warning("the message that the previous worker died over could not be answered: %r", error)
+    tell("lost")
+
+
+def _next_order(orders: "SimpleQueue[dict[str, Any]]", *, wait: bool) -> dict[str, Any] | None:
+    try:
+        return orders.get(block=wait)
+    except Empty:
+        return None
+
+
+def _read_orders(stream: IO[bytes]) -> "SimpleQueue[dict[str, Any]]":
+    """Read orders in a thread; the end of the stream means that the supervisor is gone, and ends the process."""
+    orders: SimpleQueue[dict[str, Any]] = SimpleQueue()
+
+    def read() -> None:
+        for line in stream:
+            orders.put(json.loads(line))
+        os._exit(RunFailedError.exit_code)
+
+    threading.Thread(target=read, name="orders", daemon=True).start()
+    return orders
+
+
+def _take_standard_output() -> Tell:
+    """Keep standard output for events; whatever else in this process prints goes to standard error, the log."""
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def tell(event: str, **details: Any) -> None:
+        events.write(json.dumps({"event": event, **details}) + "\n")
+        events.flush()
+
+    return tell
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def _note_withdrawn(_number: int, _frame: FrameType | None) -> None:
+    # Flower's heartbeat raises SIGINT when the SuperNode has given a task up; Ctrl-C never comes here (own session)
+    _log.warning("the SuperNode has given up the message in hand; its reply will not be taken")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Settings of a command in layers: what the package ships, then a YAML file of the user's own, then the command line.
+
+Light on purpose: reading them must not wait for PyTorch.
+"""
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mtmd_core.errors import ConfigurationError
+
+
+def shipped_layer(name: str) -> dict[str, Any]:
+    """The defaults in ``configs/<name>.yaml``."""
+    return yaml.safe_load((files("configs") / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def file_layer(path: Path, known: Sequence[str]) -> dict[str, Any]:
+    """What a settings file says; nothing if there is none.
+
+    Raises:
+        ConfigurationError: if it is not YAML, not a mapping, or has a key that is not in ``known`` (the text names the
+            nearest one that is).
+    """
+    if not path.exists():
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path} holds {type(content).__name__}; it must hold lines of the form 'key: value'.")
+    check_keys(content, known, str(path))
+    return content
+
+
+def check_keys(given: Mapping[Any, Any], known: Sequence[str], where: str) -> None:
+    """Raise if ``given`` has a key that is not known, naming the nearest one.
+
+    Raises:
+        ConfigurationError: naming ``where`` and the key.
+    """
+    for key in given:
+        if key not in known:
+            from mtmd_core.config import nearest  # not needed, and slow to import, when all keys are right
+
+            raise ConfigurationError(f"{where} has no key '{key}'; {nearest(str(key), known)}")
+
+
+def address(text: str, word: str = "server") -> tuple[str, int]:
+    """Split ``HOST:PORT`` (an IPv6 host in brackets).
+
+    Raises:
+        ConfigurationError: if it is not of that form, or the port is not from 1 to 65535.
+    """
+    host, _, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    bare = host[1:-1] if bracketed else host
+    well_formed = bare and "/" not in bare and (":" not in bare or bracketed)
+    if not well_formed or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
+        raise ConfigurationError(f"{word} is '{text}'; it must be HOST:PORT, for example 127.0.0.1:9092.")
+    return bare, int(port)
+
+
+def require_loopback(host: str) -> None:
+    """Refuse plain HTTP to any other machine.
+
+    Raises:
+        ConfigurationError: if ``host`` is not a loopback address.
+    """
+    if host not in ("localhost", "::1") and not _is_loopback(host):
+        raise ConfigurationError(
+            f"'{host}' is another machine, and --insecure sends everything in the clear: it works on loopback only "
+            "(127.0.0.1). Encrypted connections between machines are not available yet."
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    parts = host.split(".")
+    return len(parts) == 4 and parts[0] == "127" and all(part.isascii() and part.isdigit() for part in parts)

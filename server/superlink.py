@@ -1,0 +1,173 @@
+"""Flower's SuperLink as a child process, and the run that it carries.
+
+The SuperLink is driven through Flower's own command line (``flwr ... --format json``) and asked for the run's state by
+``flwr ls``, because ``flwr run`` ends with 0 even when the run fails. One port serves everything and asks for no
+credential, so it listens on loopback only.
+"""
+
+import contextlib
+import http.client
+import json
+import sys
+import socket
+import subprocess
+import time
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from mtmd_core.durable import write_text
+from mtmd_core.errors import ConfigurationError, RunFailedError, UnreachableError
+from mtmd_core.processes import child_environment, end, installed_command, last_lines, open_log, start
+
+HOST = "127.0.0.1"
+_CONNECTION = "mtmd"
+_COMMAND_TIMEOUT_SECONDS = 60.0
+
+
+class SuperLink:
+    """One SuperLink process on loopback."""
+
+    def __init__(self, state: Path, port: int) -> None:
+        """``state`` is the coordinator's folder; Flower's own files go to ``state/flower``, its output to ``state/logs``."""
+        self._state = state
+        self._port = port
+        self._home = state / "flower"
+        self._log = state / "logs" / "superlink.log"
+        self._log_from = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._environment = child_environment(
+            {
+                "FLWR_HOME": str(self._home),
+                "FLWR_TELEMETRY_ENABLED": "0",
+                "FLWR_DISABLE_UPDATE_CHECK": "1",
+                "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+                "MTMD_SERVER_STATE": str(state),
+            }
+        )
+
+    def start(self, timeout_seconds: float) -> None:
+        """Start it and wait until it answers.
+
+        Raises:
+            ConfigurationError: if the port is in use.
+            RunFailedError: if it ends instead.
+            UnreachableError: if it does not answer in time.
+        """
+        require_free_port(self._port)
+        self._home.mkdir(parents=True, exist_ok=True)
+        write_text(
+            self._home / "config.toml",
+            f'[superlink]\ndefault = "{_CONNECTION}"\n\n'
+            f'[superlink.{_CONNECTION}]\naddress = "{HOST}:{self._port}"\ninsecure = true\n',
+        )
+        with open_log(self._log) as file:
+            self._log_from = file.tell()
+        command = [sys.executable, "-m", "mtmd_core.processes", installed_command("flower-superlink"), "--insecure"]
+        # No --database: it would keep every message on disk (12 MB there and back take 3.0 s instead of 1.2 s) and buy
+        # nothing, because a SuperLink that restarts does not resume its run; the run's own store does.
+        command += ["--host", HOST, "--port", str(self._port), "--disable-runtime-dependency-installation"]
+        self._process = start(command, self._log, self._environment)
+        deadline = time.monotonic() + timeout_seconds
+        while not self._answers():
+            self.require_alive()
+            if time.monotonic() > deadline:
+                raise UnreachableError(
+                    f"Flower's SuperLink has not answered on {HOST}:{self._port} within {timeout_seconds:g} s; its output "
+                    f"is in {self._log}."
+                )
+            time.sleep(0.1)
+
+    def require_alive(self) -> None:
+        """Raise if the SuperLink has ended.
+
+        Raises:
+            RunFailedError: with its last words.
+        """
+        if self._process.poll() is not None:
+            raise RunFailedError(
+                f"Flower's SuperLink ended with code {self._process.returncode}: "
+                f"{last_lines(self._log, self._log_from)} (more in {self._log})"
+            )
+
+    def submit(self) -> str:
+        """Start the run; its id.
+
+        Raises:
+            RunFailedError: if it is not accepted.
+        """
+        with as_file(files("server") / "bundle") as bundle:
+            reply = self._flwr("run", str(bundle), _CONNECTION)
+        if not reply.get("success") or not reply.get("run-id"):
+            raise RunFailedError(f"Flower did not accept the run: {reply}")
+        return str(reply["run-id"])
+
+    def status(self, run_id: str) -> tuple[str, str]:
+        """The run's state in Flower's words (``running``, ``finished:completed``, ``finished:failed``), and details.
+
+        Raises:
+            RunFailedError: if Flower does not know the run.
+        """
+        runs = self._flwr("ls", _CONNECTION, "--run-id", run_id).get("runs")
+        if not runs:
+            raise RunFailedError(f"Flower does not know the run {run_id} any more; the SuperLink's output is in {self._log}.")
+        return str(runs[0]["status"]), str(runs[0].get("status-details", ""))
+
+    def stop_run(self, run_id: str) -> None:
+        """Mark a run as stopped, if the SuperLink still lives; nothing else depends on it."""
+        if self._process is not None and self._process.poll() is None:
+            with contextlib.suppress(RunFailedError):
+                self._flwr("stop", run_id, _CONNECTION, timeout_seconds=10.0)
+
+    def end(self, grace_seconds: float) -> None:
+        """End the SuperLink and the processes that it started, the ServerApp among them."""
+        if self._process is not None:
+            end(self._process, grace_seconds)
+
+    def _answers(self) -> bool:
+        connection = http.client.HTTPConnection(HOST, self._port, timeout=1.0)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def _flwr(self, *words: str, timeout_seconds: float = _COMMAND_TIMEOUT_SECONDS) -> dict[str, Any]:
+        try:
+            done = subprocess.run(
+                [installed_command("flwr"), *words, "--format", "json"],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=timeout_seconds,
+                check=False,
+            )
+            reply = json.loads(done.stdout)
+        except subprocess.TimeoutExpired:
+            raise RunFailedError(f"`flwr {words[0]}` did not answer within {timeout_seconds:g} s.") from None
+        except ValueError:
+            said = " ".join((done.stderr or done.stdout).split())[-400:]
+            raise RunFailedError(f"`flwr {words[0]}` ended with code {done.returncode}: {said}") from None
+        if reply.get("success") is False:
+            raise RunFailedError(f"`flwr {words[0]}`: {reply.get('error-message', reply)}")
+        return reply
+
+
+def require_free_port(port: int) -> None:
+    """Raise if somebody listens on a port of loopback already.
+
+    Raises:
+        ConfigurationError: naming the port.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"port {port} of {HOST} cannot be used ({error.strerror}): end the program that listens there, or give "
+                "another --port."
+            ) from None
