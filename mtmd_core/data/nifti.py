@@ -38,10 +38,23 @@ def load_volume(path: Path, report: Report = refuse) -> tuple[np.ndarray, ExamGr
     ) as error:
         raise DataError(Problem(path, "its NIfTI header is damaged", _COPY_AGAIN)) from error
     grid = _grid(path, image.header, report)
-    needed = int(image.header.get_data_offset()) + image.header.get_data_dtype().itemsize * _size(image.shape)
+    needed = int(image.dataobj.offset) + image.header.get_data_dtype().itemsize * _size(image.shape)
     if len(data) < needed:
         refuse(Problem(path, f"it is cut short: {len(data)} of {needed} bytes", _COPY_AGAIN))
     return np.asanyarray(image.dataobj), grid
+
+
+def load_grid(path: Path) -> ExamGrid:
+    """Read a NIfTI volume's grid from its header alone.
+
+    Raises DataError as `load_volume` does.
+    """
+    try:
+        with nib.imageglobals.LoggingOutputSuppressor():
+            header = nib.load(path).header
+    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, OSError, EOFError, zlib.error):
+        return load_volume(path)[1]  # which says what is wrong
+    return _grid(Path(path), header, refuse)
 
 
 def write_nifti(path: Path, image: nib.Nifti1Image) -> None:
