@@ -45,7 +45,9 @@ class ModelCard:
             ConfigurationError: if the model does not know the site.
         """
         if name not in self.sites:
-            raise ConfigurationError(f"this model knows the sites {', '.join(sorted(self.sites))}; '{name}' is none of them.")
+            raise ConfigurationError(
+                f"this model knows the sites {', '.join(sorted(self.sites))}; '{name}' is none of them."
+            )
         return self.sites[name]
 
 
@@ -57,7 +59,11 @@ def save_model(path: Path, network: nn.Module, card: ModelCard) -> None:
         "strategy": card.strategy,
         "slice_size": card.slice_size,
         "sites": {
-            name: {"space": asdict(site.space), "structures": list(site.structures), "slice_axis": site.slice_axis}
+            name: {
+                "space": asdict(site.space),
+                "structures": list(site.structures),
+                "slice_axis": site.slice_axis,
+            }
             for name, site in card.sites.items()
         },
     }

@@ -8,11 +8,13 @@ decides, never a name.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mtmd_core.networks.domain_layers import DomainLayer
 from mtmd_core.strategies import Sharing
+from mtmd_core.wire import ArrayShape, misfit
 
 
 @dataclass(frozen=True)
@@ -34,38 +36,34 @@ def partition(network: nn.Module, sharing: Sharing) -> Partition:
     return Partition(tuple(n for n in names if n not in owned), tuple(n for n in names if n in owned))
 
 
-def take(network: nn.Module, names: tuple[str, ...]) -> dict[str, Tensor]:
-    """The named tensors of a network's state, detached and on its device; no copies."""
-    state = network.state_dict()
-    return {name: state[name] for name in names}
-
-
-def put(network: nn.Module, names: tuple[str, ...], tensors: Mapping[str, Tensor]) -> None:
-    """Copy tensors into exactly the named entries of a network's state.
+def put(network: nn.Module, names: tuple[str, ...], arrays: Mapping[str, np.ndarray]) -> None:
+    """Copy arrays into exactly the named entries of a network's state.
 
     Raises:
-        ValueError: if a tensor is missing, unknown, or of another shape or dtype; nothing is changed then.
+        ValueError: if an array is missing, unknown, or of another shape or dtype; nothing is changed then.
     """
-    reason = mismatch(take(network, names), tensors)
-    if reason:
-        raise ValueError(f"these tensors do not fit the network: {reason}")
     state = network.state_dict()
+    reason = misfit(shapes(network, names), {n: (str(a.dtype), a.shape) for n, a in arrays.items()})
+    if reason:
+        raise ValueError(f"these arrays do not fit the network: {reason}")
     with torch.no_grad():
         for name in names:
-            state[name].copy_(tensors[name])
+            if state[name].device.type == "cpu":
+                np.copyto(state[name].numpy(), arrays[name])
+            else:
+                state[name].copy_(torch.from_numpy(arrays[name].copy()))
 
 
-def mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
-    """Why ``given`` is not of the same names, shapes and dtypes as ``expected``; None if it is."""
-    for title, names in (("missing", expected.keys() - given.keys()), ("unknown", given.keys() - expected.keys())):
-        if names:
-            return f"{title} {sorted(names)[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-    for name, tensor in expected.items():
-        if given[name].shape != tensor.shape:
-            return f"{name} has shape {tuple(given[name].shape)}, expected {tuple(tensor.shape)}"
-        if given[name].dtype != tensor.dtype:
-            return f"{name} has dtype {given[name].dtype}, expected {tensor.dtype}"
-    return None
+def take(network: nn.Module, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The named entries of a network's state as arrays; on the CPU they are views, not copies."""
+    state = network.state_dict()
+    return {name: state[name].cpu().numpy() for name in names}
+
+
+def shapes(network: nn.Module, names: tuple[str, ...]) -> dict[str, ArrayShape]:
+    """dtype and shape of the named entries of a network's state."""
+    state = network.state_dict()
+    return {name: (str(state[name].dtype).removeprefix("torch."), tuple(state[name].shape)) for name in names}
 
 
 def _names_in_domain_layers(network: nn.Module) -> set[str]:

@@ -2,8 +2,6 @@
 
 import re
 
-from torch import nn
-
 from mtmd_core.errors import ConfigurationError
 
 _PATTERN = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -21,6 +19,8 @@ def check_site_name(name: str) -> str:
             f"'{name}' cannot name a site: use 1 to 40 lower-case letters, digits and underscores, a letter first "
             "(for example ankle, knee_2)."
         )
+    from torch import nn  # slow to import, and needless where a name is refused at sight
+
     if hasattr(nn.ModuleDict, name):
         raise ConfigurationError(f"'{name}' cannot name a site: PyTorch keeps that word; try '{name}_site'.")
     return name

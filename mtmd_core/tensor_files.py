@@ -39,7 +39,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     except (OSError, SafetensorError) as error:
         raise DamagedFileError(f"{path} cannot be read as a file of tensors: {error}") from None
     if "facts" not in metadata or metadata.get("checksum") != _checksum(tensors, metadata["facts"]):
-        raise DamagedFileError(f"{path} was altered after it was written, or is not one of mtmd's: its checksum is wrong.")
+        raise DamagedFileError(
+            f"{path} was altered after it was written, or is not one of mtmd's: its checksum is wrong."
+        )
     return tensors, json.loads(metadata["facts"])
 
 

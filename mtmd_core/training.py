@@ -84,9 +84,7 @@ def optimiser_tensors(network: nn.Module, optimiser: torch.optim.Optimizer) -> d
     }
 
 
-def load_optimiser_tensors(
-    network: nn.Module, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
-) -> None:
+def load_optimiser_tensors(network: nn.Module, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Put back what :func:`optimiser_tensors` took.
 
     Raises:

@@ -23,7 +23,9 @@ def augment(images: Tensor, labels: Tensor, random: torch.Generator) -> tuple[Te
         background.
     """
     grid = F.affine_grid(
-        draw_geometry(len(images), random).to(images), [len(images), 1, *images.shape[2:]], align_corners=False
+        draw_geometry(len(images), random).to(images),
+        [len(images), 1, *images.shape[2:]],
+        align_corners=False,
     )
     floor = images.amin(dim=(1, 2, 3), keepdim=True)
     moved = F.grid_sample(images - floor, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + floor

@@ -36,9 +36,7 @@ class SliceSource:
         offset: added to every label but background (where a site's structures lie in a union label space).
     """
 
-    def __init__(
-        self, site: str, images: Sequence[np.ndarray], labels: Sequence[np.ndarray], offset: int = 0
-    ) -> None:
+    def __init__(self, site: str, images: Sequence[np.ndarray], labels: Sequence[np.ndarray], offset: int = 0) -> None:
         self.site = site
         self.offset = offset
         self._images = images

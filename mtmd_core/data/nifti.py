@@ -70,9 +70,7 @@ def write_nifti(path: Path, image: nib.Nifti1Image) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise DataError(
-            Problem(
-                path, f"it cannot be written ({error.strerror})", "Check free space and rights of the folder"
-            )
+            Problem(path, f"it cannot be written ({error.strerror})", "Check free space and rights of the folder")
         ) from error
 
 
@@ -133,9 +131,7 @@ def _affine(path: Path, header: nib.Nifti1Header, report: Report) -> np.ndarray:
     except (ValueError, nib.spatialimages.HeaderDataError):
         refuse(Problem(path, "the quaternion of its qform is not a rotation", _COPY_AGAIN))
     if sform is None and qform is None:
-        remedy = (
-            "Convert the exam again from its DICOM series, or set the sform once you know left from right"
-        )
+        remedy = "Convert the exam again from its DICOM series, or set the sform once you know left from right"
         report(Problem(path, "its orientation is unknown: neither qform nor sform is set", remedy))
     affine = header.get_best_affine()
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -147,9 +143,7 @@ def _affine(path: Path, header: nib.Nifti1Header, report: Report) -> np.ndarray:
         refuse(Problem(path, f"its voxels are {given} mm, expected are {low:g} to {high:g} mm", remedy))
     if largest_cosine(affine) > SHEAR_TOLERANCE:
         degrees = np.degrees(np.arcsin(min(largest_cosine(affine), 1.0)))
-        remedy = (
-            "Resample it to a grid with right angles (a tilted CT gantry or an affine registration does this)"
-        )
+        remedy = "Resample it to a grid with right angles (a tilted CT gantry or an affine registration does this)"
         report(Problem(path, f"its grid is sheared by {degrees:.2g}°", remedy))
     if abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
         refuse(Problem(path, "two axes of its grid coincide", "Convert the exam again from its source"))

@@ -65,9 +65,7 @@ class SliceGrid:
         return slice(top, top + self.content[0]), slice(left, left + self.content[1])
 
 
-def slice_grid(
-    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], axis: int, size: int
-) -> SliceGrid:
+def slice_grid(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], axis: int, size: int) -> SliceGrid:
     """Fit an exam's planes into slices of ``size × size`` pixels, keeping their aspect ratio in millimetres."""
     extents = [shape[other] * spacing_mm[other] for other in range(3) if other != axis]
     pixel_mm = max(extents) / size
@@ -84,9 +82,9 @@ def normalise(image: np.ndarray) -> np.ndarray:
 def cut_image(image: np.ndarray, grid: SliceGrid) -> np.ndarray:
     """Canonical volume [X, Y, Z] → slices [S, size, size], linear with anti-aliasing, padded with the exam's minimum."""
     planes = _planes(image, grid)
-    content = F.interpolate(
-        planes[:, None], size=grid.content, mode="bilinear", antialias=True, align_corners=False
-    )[:, 0]
+    content = F.interpolate(planes[:, None], size=grid.content, mode="bilinear", antialias=True, align_corners=False)[
+        :, 0
+    ]
     slices = planes.new_full((len(planes), grid.size, grid.size), float(image.min()))
     slices[(slice(None), *grid.window)] = content
     return slices.numpy()

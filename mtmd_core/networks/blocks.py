@@ -28,9 +28,7 @@ class DoubleConv(nn.Sequential):
     """Two 3×3 convolution blocks."""
 
     def __init__(self, routing: Routing, domains: list[str], inputs: int, outputs: int) -> None:
-        super().__init__(
-            ConvBlock(routing, domains, inputs, outputs), ConvBlock(routing, domains, outputs, outputs)
-        )
+        super().__init__(ConvBlock(routing, domains, inputs, outputs), ConvBlock(routing, domains, outputs, outputs))
 
 
 class UpConv(nn.Sequential):

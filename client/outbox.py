@@ -1,0 +1,93 @@
+"""The only door out of a site: an allow-list, closed by default.
+
+Nothing is put into a message but by :class:`Outbox`. It lets out receipts, counts, metrics at the level that the site's own
+settings allow, and shared parameters: exactly those that the network's layers say are shared.
+"""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from mtmd_core.errors import MtmdError
+from mtmd_core.parameters import Partition
+from mtmd_core.wire import (
+    FACTS,
+    METRICS,
+    RECEIPT,
+    SHARED,
+    Receipt,
+    SiteFacts,
+    encode_array,
+    to_record,
+)
+
+from .ledger import Ledger
+
+_COUNTS = r"steps|slices|seconds_training|seconds_evaluation"
+_MEANS = r"loss|(validation|test)/foreground_mean/[a-z0-9_]+"
+_STRUCTURES = r"test/mean/structure_[0-9]+/[a-z0-9_]+"
+ALLOWED_METRICS = {
+    "none": re.compile(_COUNTS),
+    "mean": re.compile(f"{_COUNTS}|{_MEANS}"),
+    "structure": re.compile(f"{_COUNTS}|{_MEANS}|{_STRUCTURES}"),
+}
+"""Metric names that may leave, by the level of a site's ``release`` setting."""
+
+
+class ForbiddenError(MtmdError):
+    """Something was about to leave that the allow-list does not name."""
+
+
+class Outbox:
+    """Builds every reply of a site.
+
+    Args:
+        release: ``none``, ``mean`` or ``structure``: which metrics may leave.
+        ledger: where to write what leaves; None writes nothing.
+    """
+
+    def __init__(self, release: str, ledger: Ledger | None = None) -> None:
+        self.allowed = ALLOWED_METRICS[release]
+        self.ledger = ledger
+
+    def facts(self, facts: SiteFacts) -> RecordDict:
+        """The answer to a roll call."""
+        self._note("", 0, FACTS, to_record(facts))
+        return RecordDict({FACTS: ConfigRecord(to_record(facts))})
+
+    def metrics(self, receipt: Receipt, metrics: Mapping[str, float]) -> RecordDict:
+        """A reply with metrics alone; those that the site does not release stay here."""
+        released = {name: value for name, value in metrics.items() if self.allowed.fullmatch(name)}
+        self._note(receipt.run, receipt.round, METRICS, released)
+        return RecordDict({RECEIPT: ConfigRecord(to_record(receipt)), METRICS: MetricRecord(released)})
+
+    def trained(
+        self,
+        receipt: Receipt,
+        metrics: Mapping[str, float],
+        shared: Mapping[str, np.ndarray],
+        partition: Partition,
+    ) -> RecordDict:
+        """A reply with trained parameters.
+
+        Raises:
+            ForbiddenError: if any of them is not one that the network's layers say is shared.
+        """
+        forbidden = sorted(set(shared) - set(partition.shared))
+        if forbidden:
+            raise ForbiddenError(f"'{forbidden[0]}' is private and must not leave: nothing was sent")
+        content = self.metrics(receipt, metrics)
+        self._note(receipt.run, receipt.round, SHARED, shared)
+        content[SHARED] = ArrayRecord(
+            {
+                name: Array(str(array.dtype), tuple(array.shape), "numpy.ndarray", encode_array(array))
+                for name, array in shared.items()
+            }
+        )
+        return content
+
+    def _note(self, run: str, round_: int, record: str, content: Mapping[str, object]) -> None:
+        if self.ledger is not None:
+            self.ledger.append(run, round_, record, content)

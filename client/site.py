@@ -1,0 +1,143 @@
+"""One site at work: its data, its memory, its door out, and what it does at each visit of the coordinator."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mtmd_core.data.dataset import load_dataset
+from mtmd_core.data.site_data import SiteData, load_site
+from mtmd_core.devices import choose_device, limit_threads
+from mtmd_core.durable import write_json
+from mtmd_core.errors import ConfigurationError
+from mtmd_core.models import save_model
+from mtmd_core.training import OnStep
+from mtmd_core.wire import Receipt, RoundPlan, SiteFacts
+
+from .learner import Learner
+from .ledger import Ledger
+from .outbox import Outbox
+from .settings import SiteSettings
+from .site_state import DiskState, SiteState
+
+Metrics = dict[str, float]
+
+
+class RefusedPlanError(ConfigurationError):
+    """The coordinator asked for more than this site's own limits allow."""
+
+
+@dataclass
+class Site:
+    """A site during the life of its process.
+
+    Args:
+        name: of the site.
+        structures: how many structures its exams have.
+        load_data: reads the exams for a slice size and a slice axis.
+        state: its memory.
+        outbox: its door out.
+        device: where it trains.
+        results: folder for the site's own summary and model; None keeps them in memory alone.
+        limits: the most that a plan may ask for; see ``configs/client.yaml``.
+        on_step: called after each training step.
+
+    ``exit_code`` is set once the coordinator has said farewell; ``summary`` once the test exams were scored.
+    """
+
+    name: str
+    structures: int
+    load_data: Callable[[int, str], SiteData]
+    state: SiteState
+    outbox: Outbox
+    device: torch.device
+    results: Path | None = None
+    limits: Mapping[str, int] = field(default_factory=dict)
+    on_step: OnStep | None = None
+    exit_code: int | None = None
+    summary: dict | None = None
+    learner: Learner | None = None
+    _run: str = ""
+
+    def facts(self) -> SiteFacts:
+        """What the site says of itself at roll call."""
+        return SiteFacts(self.name, self.structures)
+
+    def train(self, plan: RoundPlan, shared: dict[str, np.ndarray]) -> tuple[Receipt, Metrics]:
+        """A TRAIN visit: measure the model that came, then train it; ``learner.shared()`` then holds the result."""
+        learner = self._learner_for(plan)
+        learner.restore(plan, self.state)
+        learner.receive(shared)
+        metrics = self._validate(learner) if plan.validate and plan.round > 1 else {}
+        started = time.perf_counter()
+        metrics["loss"] = learner.train(plan, self.on_step)
+        metrics |= {"seconds_training": time.perf_counter() - started, "steps": plan.local_steps}
+        learner.remember(plan, self.state)
+        return self._receipt(plan), metrics
+
+    def evaluate(self, plan: RoundPlan, shared: dict[str, np.ndarray]) -> tuple[Receipt, Metrics]:
+        """An EVALUATE visit: the model of ``plan.round`` on the validation exam or, if the plan says so, the test exam."""
+        learner = self._learner_for(plan)
+        learner.become(plan, shared, self.state)
+        if not plan.test:
+            return self._receipt(plan), self._validate(learner)
+        scores = learner.evaluate(learner.split.test)
+        self.summary = scores.summary | {"round": plan.round, "split": learner.split.as_dict()}
+        if self.results is not None:
+            save_model(self.results / "model.safetensors", learner.network, learner.card)
+            write_json(self.results / "summary.json", self.summary)
+        return self._receipt(plan), scores.metrics("test")
+
+    def _validate(self, learner: Learner) -> Metrics:
+        started = time.perf_counter()
+        metrics = learner.evaluate(learner.split.validation).metrics("validation")
+        return metrics | {"seconds_evaluation": time.perf_counter() - started}
+
+    def _learner_for(self, plan: RoundPlan) -> Learner:
+        self._check_limits(plan)
+        if self.learner is None or self._run != plan.run:
+            self.learner = Learner(plan, self.load_data(plan.slice_size, plan.slice_axis), self.device)
+            self._run = plan.run
+        return self.learner
+
+    def _check_limits(self, plan: RoundPlan) -> None:
+        asked = {
+            "max_local_steps": plan.local_steps,
+            "max_batch_size": plan.share,
+            "max_slice_size": plan.slice_size,
+        }
+        for limit, value in asked.items():
+            if value > self.limits.get(limit, value):
+                raise RefusedPlanError(f"the plan asks for {value}, but this site's {limit} is {self.limits[limit]}")
+
+    def _receipt(self, plan: RoundPlan) -> Receipt:
+        return Receipt(plan.run, plan.round, self.name)
+
+
+def open_site(settings: SiteSettings) -> Site:
+    """The site that a settings file describes, with its memory and results in its own folder.
+
+    Raises:
+        ConfigurationError: if no data folder is set, or the device is not there.
+        DataError: if the data folder cannot be used.
+    """
+    if settings.data is None:
+        raise ConfigurationError(
+            f"no data folder is set for {settings.site}: give --data DIR once, or add 'data:' to "
+            f"{settings.state / 'site.yaml'}."
+        )
+    folder, cache = settings.data, settings.state / "cache"
+    limit_threads(settings.threads)
+    return Site(
+        name=settings.site,
+        structures=len(load_dataset(folder).structures),
+        load_data=lambda size, axis: load_site(settings.site, folder, size, axis, cache),
+        state=DiskState(settings.state / "rounds"),
+        outbox=Outbox(settings.release, Ledger(settings.state / "ledger.jsonl")),
+        device=choose_device(settings.device),
+        results=settings.state / "results",
+        limits=settings.limits,
+    )

@@ -1,0 +1,117 @@
+"""What a site remembers of a run: its private parameters and its optimiser's state, round by round.
+
+Rounds are remembered apart, so that a visit that comes twice starts both times from where it should, and a round that
+turns out to be the best one is still there.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from mtmd_core.tensor_files import DamagedFileError, load_tensors, save_tensors
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """State at the end of a round."""
+
+    round: int
+    private: dict[str, Tensor]
+    optimiser: dict[str, Tensor]
+
+
+class SiteState(Protocol):
+    """Memory of one site."""
+
+    def save(self, run: str, round_: int, private: Mapping[str, Tensor], optimiser: Mapping[str, Tensor]) -> None:
+        """Remember the state at the end of a round."""
+
+    def newest(self, run: str, upto: int) -> Remembered | None:
+        """The newest state of a run that is not later than round ``upto``."""
+
+    def private_of(self, run: str, round_: int) -> dict[str, Tensor] | None:
+        """Private parameters at the end of a round, if they are still there."""
+
+    def forget(self, run: str, keep: set[int], optimiser_from: int) -> None:
+        """Forget all rounds but ``keep``, and optimiser states of rounds before ``optimiser_from``."""
+
+
+class MemoryState:
+    """A site's memory inside one process, for simulations."""
+
+    def __init__(self) -> None:
+        self._private: dict[tuple[str, int], dict[str, Tensor]] = {}
+        self._optimiser: dict[tuple[str, int], dict[str, Tensor]] = {}
+
+    def save(self, run: str, round_: int, private: Mapping[str, Tensor], optimiser: Mapping[str, Tensor]) -> None:
+        """See :class:`SiteState`. The optimiser's tensors are kept as they are: the process goes on with them."""
+        self._private[run, round_] = {name: tensor.detach().clone() for name, tensor in private.items()}
+        self._optimiser = {(run, round_): dict(optimiser)}
+
+    def newest(self, run: str, upto: int) -> Remembered | None:
+        """See :class:`SiteState`."""
+        rounds = [round_ for known, round_ in self._optimiser if known == run and round_ <= upto]
+        if not rounds:
+            return None
+        return Remembered(max(rounds), self._private[run, max(rounds)], self._optimiser[run, max(rounds)])
+
+    def private_of(self, run: str, round_: int) -> dict[str, Tensor] | None:
+        """See :class:`SiteState`."""
+        return self._private.get((run, round_))
+
+    def forget(self, run: str, keep: set[int], optimiser_from: int) -> None:
+        """See :class:`SiteState`."""
+        self._private = {key: value for key, value in self._private.items() if key[0] == run and key[1] in keep}
+
+
+class DiskState:
+    """A site's memory on its own disk: ``FOLDER/RUN/000012.private.safetensors`` and ``….optimiser.safetensors``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, run: str, round_: int, private: Mapping[str, Tensor], optimiser: Mapping[str, Tensor]) -> None:
+        """See :class:`SiteState`. The private file is written last: where it is, the round is complete."""
+        facts = {"run": run, "round": round_}
+        save_tensors(self._path(run, round_, "optimiser"), optimiser, facts)
+        save_tensors(self._path(run, round_, "private"), private, facts)
+
+    def newest(self, run: str, upto: int) -> Remembered | None:
+        """See :class:`SiteState`. A damaged file is passed over, and the round before it used."""
+        for round_ in sorted(self._rounds(run), reverse=True):
+            if round_ > upto:
+                continue
+            try:
+                private, _ = load_tensors(self._path(run, round_, "private"))
+                optimiser, _ = load_tensors(self._path(run, round_, "optimiser"))
+            except DamagedFileError as error:
+                log.warning("the state of round %d is passed over: %s", round_, error)
+                continue
+            return Remembered(round_, private, optimiser)
+        return None
+
+    def private_of(self, run: str, round_: int) -> dict[str, Tensor] | None:
+        """See :class:`SiteState`."""
+        if round_ not in self._rounds(run):
+            return None
+        return load_tensors(self._path(run, round_, "private"))[0]
+
+    def forget(self, run: str, keep: set[int], optimiser_from: int) -> None:
+        """See :class:`SiteState`."""
+        for round_ in self._rounds(run):
+            if round_ not in keep:
+                self._path(run, round_, "private").unlink()
+            if round_ not in keep or round_ < optimiser_from:
+                self._path(run, round_, "optimiser").unlink(missing_ok=True)
+
+    def _rounds(self, run: str) -> list[int]:
+        return [int(path.name.split(".")[0]) for path in (self.folder / run).glob("[0-9]*.private.safetensors")]
+
+    def _path(self, run: str, round_: int, part: str) -> Path:
+        return self.folder / run / f"{round_:06d}.{part}.safetensors"

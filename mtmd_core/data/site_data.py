@@ -1,0 +1,109 @@
+"""All exams of one site, cut into slices and kept on disk, so that no file is decoded twice."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .batches import SliceSource
+from .dataset import Case, Dataset, load_dataset, load_exam
+from .nifti import load_grid
+from .slices import SliceGrid, common_slice_axis, cut_image, cut_labels, normalise, slice_grid
+
+CACHE_FORMAT = 1
+"""Raised whenever what is cached, or how it is computed, changes."""
+
+
+@dataclass(frozen=True)
+class CutExam:
+    """One exam as slices, with its ground truth in the exam's own canonical grid; arrays are memory-mapped.
+
+    ``images`` [S, size, size] float32, normalised; ``labels`` [S, size, size] uint8; ``truth`` [X, Y, Z] uint8.
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray
+    truth: np.ndarray
+    grid: SliceGrid
+    spacing_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class SiteData:
+    """A site's labelled exams, in the order of their names; all cut along one axis."""
+
+    site: str
+    structures: tuple[str, ...]
+    axis: int
+    exams: dict[str, CutExam]
+
+    def source(self, names: Sequence[str], offset: int = 0) -> SliceSource:
+        """The slices of some exams as a stream of training slices."""
+        chosen = [self.exams[name] for name in names]
+        return SliceSource(self.site, [exam.images for exam in chosen], [exam.labels for exam in chosen], offset)
+
+
+def load_site(site: str, folder: Path, slice_size: int, slice_axis: str, cache_dir: Path) -> SiteData:
+    """Read a site's data folder through the cache.
+
+    Args:
+        slice_axis: ``auto`` or ``0``, ``1``, ``2`` in canonical orientation.
+        cache_dir: where cut exams are kept; an exam is cut anew when its files, the size or the axis change.
+
+    Raises:
+        DataError: for anything in the folder that cannot be used.
+    """
+    dataset = load_dataset(folder)
+    axis = _common_axis(dataset) if slice_axis == "auto" else int(slice_axis)
+    exams = {case.name: _cut_exam(dataset, case, axis, slice_size, cache_dir) for case in dataset.cases}
+    return SiteData(site, dataset.structures, axis, exams)
+
+
+def _common_axis(dataset: Dataset) -> int:
+    grids = [load_grid(case.image_path) for case in dataset.cases]
+    return common_slice_axis((grid.shape, grid.spacing_mm) for grid in grids)
+
+
+def _cut_exam(dataset: Dataset, case: Case, axis: int, size: int, cache_dir: Path) -> CutExam:
+    place = cache_dir / _fingerprint(case, dataset.structures, axis, size)
+    if not (place / "exam.json").is_file():
+        _fill_cache(place, dataset, case, axis, size)
+    facts = json.loads((place / "exam.json").read_text(encoding="utf-8"))
+    arrays = {name: np.load(place / f"{name}.npy", mmap_mode="r") for name in ("images", "labels", "truth")}
+    grid = SliceGrid(facts["axis"], tuple(facts["shape"]), facts["size"], (facts["content"][0], facts["content"][1]))
+    return CutExam(case.name, **arrays, grid=grid, spacing_mm=tuple(facts["spacing_mm"]))
+
+
+def _fill_cache(place: Path, dataset: Dataset, case: Case, axis: int, size: int) -> None:
+    exam = load_exam(case, dataset.structures)
+    grid = slice_grid(exam.image.shape, exam.spacing_mm, axis, size)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=place.parent, prefix=".cutting-"))
+    try:
+        np.save(draft / "images.npy", cut_image(normalise(exam.image), grid))
+        np.save(draft / "labels.npy", cut_labels(exam.labels, grid))
+        np.save(draft / "truth.npy", exam.labels)
+        facts = {**asdict(grid), "spacing_mm": [float(length) for length in exam.spacing_mm]}
+        (draft / "exam.json").write_text(json.dumps(facts), encoding="utf-8")
+        shutil.rmtree(place, ignore_errors=True)  # the remains of a cache that lost its exam.json
+        draft.replace(place)
+    except OSError:
+        if not (place / "exam.json").is_file():  # else another process was faster: its copy is the same
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _fingerprint(case: Case, structures: Sequence[str], axis: int, size: int) -> str:
+    stamps = [
+        (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns)
+        for path in (case.image_path, case.label_path)
+    ]
+    words = json.dumps([CACHE_FORMAT, stamps, len(structures), axis, size])
+    return hashlib.blake2b(words.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,156 @@
+"""The contract between server and client: kinds of messages, their records, and the bytes of an array.
+
+Nothing here knows Flower; both rooms put these plain values into Flower's records.
+
+========  ======================================  ================================================
+kind      server → site                           site → server
+========  ======================================  ================================================
+QUERY     –                                       facts: :class:`SiteFacts`
+TRAIN     plan: :class:`RoundPlan`, shared        receipt, shared (trained), metrics
+EVALUATE  plan: :class:`RoundPlan`, shared        receipt, metrics
+FAREWELL  farewell: exit_code                     –
+========  ======================================  ================================================
+"""
+
+import io
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import TypeVar
+
+import numpy as np
+
+QUERY = "query.facts"
+TRAIN = "train"
+EVALUATE = "evaluate"
+FAREWELL = "query.farewell"
+
+PLAN, SHARED, METRICS, RECEIPT, FACTS, GOODBYE = "plan", "shared", "metrics", "receipt", "facts", "farewell"
+"""Names of the records in a message."""
+
+PROTOCOL = 1
+"""Raised whenever the records change; a site refuses a server of another protocol."""
+
+Scalar = bool | int | float | str
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SiteFacts:
+    """What a site says of itself at roll call: its name and how many structures its exams have."""
+
+    site: str
+    structures: int
+    protocol: int = PROTOCOL
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """What the coordinator asks of one site in one visit.
+
+    ``round`` counts from 1. A TRAIN visit of round r brings the shared parameters that round r−1 ended with, an
+    EVALUATE visit of round r those that round r ended with. ``label_classes`` is 0 where the site keeps its own label
+    space, else the size of the union, in which the site's structures follow ``label_offset``. ``best_round`` is the
+    best one so far (0: none known), whose private parameters a site keeps.
+    """
+
+    run: str
+    round: int
+    strategy: str
+    network: str
+    width: int
+    slice_size: int
+    slice_axis: str
+    fold: int
+    seed: int
+    local_steps: int
+    share: int
+    learning_rate: float
+    augment: bool
+    autocast: bool
+    validate: bool
+    test: bool
+    best_round: int
+    label_offset: int
+    label_classes: int
+    protocol: int = PROTOCOL
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """Which visit a reply answers."""
+
+    run: str
+    round: int
+    site: str
+
+
+def to_record(content: SiteFacts | RoundPlan | Receipt) -> dict[str, Scalar]:
+    """A dataclass as a flat record."""
+    return asdict(content)
+
+
+def from_record(kind: type[T], record: Mapping[str, object]) -> T:
+    """A flat record as the dataclass it must be.
+
+    Raises:
+        ValueError: if a word is missing, unknown or of another type, or the protocol is another one.
+    """
+    known = {entry.name: entry for entry in fields(kind)}
+    if record.get("protocol", PROTOCOL) != PROTOCOL:
+        raise ValueError(
+            f"the other side speaks protocol {record['protocol']}, this one {PROTOCOL}: install the same mtmd version"
+        )
+    for name in record.keys() - known.keys():
+        raise ValueError(f"a {kind.__name__} has no word '{name}'")
+    for name, entry in known.items():
+        if name not in record:
+            if entry.default is MISSING:
+                raise ValueError(f"a {kind.__name__} needs the word '{name}'")
+        elif type(record[name]) is not entry.type:
+            raise ValueError(f"'{name}' of a {kind.__name__} must be {entry.type.__name__}, not {record[name]!r}")
+    return kind(**record)
+
+
+def encode_array(array: np.ndarray) -> bytes:
+    """An array in NumPy's .npy format, which is what Flower's own serialisation writes."""
+    header = io.BytesIO()
+    contiguous = np.asarray(array, order="C")
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(contiguous))
+    return b"".join((header.getvalue(), contiguous.data.cast("B") if contiguous.size else b""))
+
+
+def decode_array(data: bytes) -> np.ndarray:
+    """A read-only view of the array in .npy bytes, without a copy.
+
+    Raises:
+        ValueError: if the bytes are not a plain array in C order, or are more or fewer than their header says.
+    """
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    if version != (1, 0):
+        raise ValueError(f"array format {version} is not 1.0")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    if fortran or dtype.hasobject or dtype.kind not in "fiub":
+        raise ValueError(f"an array of {dtype} in {'Fortran' if fortran else 'C'} order is not accepted")
+    start, count = stream.tell(), int(np.prod(shape, dtype=np.int64))
+    if len(data) - start != count * dtype.itemsize:
+        raise ValueError(f"an array of shape {shape} and {dtype} has {len(data) - start} bytes of data")
+    return np.frombuffer(data, dtype, count, start).reshape(shape)
+
+
+ArrayShape = tuple[str, tuple[int, ...]]
+"""dtype and shape of one array."""
+
+
+def misfit(expected: Mapping[str, ArrayShape], given: Mapping[str, ArrayShape]) -> str | None:
+    """Why arrays do not have exactly the expected names, dtypes and shapes; None if they do."""
+    for title, names in (
+        ("missing", expected.keys() - given.keys()),
+        ("unknown", given.keys() - expected.keys()),
+    ):
+        if names:
+            return f"{title} {min(names)}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+    for name, shape in expected.items():
+        if given[name] != shape:
+            return f"{name} is {given[name][0]}{list(given[name][1])}, expected {shape[0]}{list(shape[1])}"
+    return None

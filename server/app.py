@@ -1,0 +1,102 @@
+"""The ServerApp: roll call, rounds, evaluation, farewell; the same in a hospital's federation and in a simulation."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from flwr.app import ConfigRecord, Context
+from flwr.serverapp import Grid, ServerApp
+
+from mtmd_core.config import RunConfig, load_config
+from mtmd_core.durable import write_json
+from mtmd_core.errors import MtmdError, RunFailedError
+from mtmd_core.scores import summarise_run
+
+from .fleet import Fleet
+from .flower_internals import shorten_waits
+from .plans import Plans, pack
+from .run_store import Checkpoint, RunStore
+from .strategy import DomainStrategy, Metrics, OnRound
+
+STATE_VARIABLE = "MTMD_SERVER_STATE"
+"""Names the coordinator's folder to the process in which Flower runs the app."""
+
+log = logging.getLogger(__name__)
+app = ServerApp()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a federation ended with: the sites' released test scores, the chosen parameters and their plans."""
+
+    metrics: Metrics
+    checkpoint: Checkpoint
+    plans: Plans
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the federation that the coordinator's folder describes; the outcome is written there."""
+    folder = Path(os.environ[STATE_VARIABLE])
+    shorten_waits()
+    try:
+        config = load_config(folder / "run.yaml")
+        store = RunStore(folder, config, every_round=True)
+        outcome = coordinate(grid, config, store)
+        store.finish(released_summary(outcome.metrics), outcome.checkpoint)
+        verdict = {"exit_code": 0, "message": f"{config.federation.rounds} rounds are done"}
+    except MtmdError as error:
+        verdict = {"exit_code": error.exit_code, "message": str(error)}
+    except Exception as error:
+        log.exception("the run failed")
+        verdict = {"exit_code": RunFailedError.exit_code, "message": f"{type(error).__name__}: {error}"}
+    write_json(folder / "outcome.json", verdict)
+
+
+def coordinate(grid: Grid, config: RunConfig, store: RunStore, on_round: OnRound = lambda *_: None) -> Outcome:
+    """Run a federation from roll call to farewell.
+
+    Raises:
+        UnreachableError: if the sites do not come.
+        RunFailedError: if too few replies can be used.
+    """
+    federation = config.federation
+    fleet = Fleet(grid, lambda sites: store.progress("joining", 0, f"here: {', '.join(sites)}", sites))
+    store.progress("joining", 0, "waiting for sites")
+    exit_code = RunFailedError.exit_code
+    try:
+        count = federation.expected_sites or len(federation.site_names) or len(config.sites)
+        sites = fleet.assemble(count, federation.site_names, federation.join_timeout_seconds)
+        plans = Plans(store.name, config, sites)
+        strategy = DomainStrategy(plans, store, fleet, on_round)
+        strategy.start(
+            fleet,
+            initial_arrays=pack(strategy.shared),
+            num_rounds=federation.rounds - strategy.finished,
+            timeout=federation.round_timeout_seconds,
+            train_config=ConfigRecord(),
+        )
+        metrics, checkpoint = strategy.conclude()
+        exit_code = 0
+        return Outcome(metrics, checkpoint, plans)
+    finally:
+        fleet.farewell(exit_code)
+
+
+def released_summary(metrics: Metrics) -> dict:
+    """The run's summary as far as the sites released it: structures numbered, no exams."""
+    return summarise_run({site: _nested(values) for site, values in metrics.items()})
+
+
+def _nested(values: dict[str, float]) -> dict:
+    """``test/foreground_mean/dice`` and ``test/mean/structure_1/dice`` as nested dictionaries."""
+    summary: dict = {}
+    for name, value in values.items():
+        part, *groups = name.split("/")
+        if part == "test":
+            place = summary
+            for group in groups[:-1]:
+                place = place.setdefault(group, {})
+            place[groups[-1]] = value
+    return summary

@@ -1,0 +1,213 @@
+"""The sites behind a Flower grid: who is who, and messages that survive a site's restart.
+
+Flower addresses nodes by numbers that change when a site's program restarts. A :class:`Fleet` is a grid that knows which
+site is behind a node, sends a message again when the site comes back as another node, and polls quickly.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from mtmd_core.errors import UnreachableError
+from mtmd_core.wire import FACTS, FAREWELL, GOODBYE, QUERY, SiteFacts, from_record
+
+from .flower_internals import Run, site_failed
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = (0.01, 0.2)
+"""Pause between two looks for replies: it grows from the first to the second."""
+LOOK_AROUND_SECONDS = 1.0
+"""Pause between two looks for nodes that came."""
+FACTS_TTL_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class _Errand:
+    """A message on its way to a site."""
+
+    site: str
+    message: Message
+
+
+class Fleet(Grid):
+    """A grid of named sites.
+
+    Args:
+        grid: Flower's own, or the simulation's.
+        on_change: called with the names of the sites that have answered a roll call, whenever one is added.
+    """
+
+    def __init__(self, grid: Grid, on_change: Callable[[list[str]], None] = lambda sites: None) -> None:
+        self._grid = grid
+        self._on_change = on_change
+        self._nodes: dict[str, int] = {}
+        self._facts: dict[str, SiteFacts] = {}
+        self._asked: dict[str, int] = {}
+        self._known_nodes: set[int] = set()
+        self._looked = float("-inf")
+
+    @property
+    def sites(self) -> dict[str, SiteFacts]:
+        """The sites that have answered a roll call, in the order of their names."""
+        return dict(sorted(self._facts.items()))
+
+    def node_of(self, site: str) -> int:
+        """The node that a site was last seen as."""
+        return self._nodes[site]
+
+    def site_of(self, node_id: int) -> str:
+        """The site that was last seen as a node."""
+        return next(site for site, node in self._nodes.items() if node == node_id)
+
+    def assemble(self, count: int, names: Iterable[str], timeout: float) -> dict[str, SiteFacts]:
+        """Wait until the expected sites are there.
+
+        Args:
+            count: how many sites.
+            names: which ones; empty for any.
+            timeout: seconds to wait.
+
+        Raises:
+            UnreachableError: naming who is missing.
+        """
+        wanted, deadline = set(names), time.monotonic() + timeout
+        while True:
+            self._look_around()
+            present = {site: facts for site, facts in self.sites.items() if not wanted or site in wanted}
+            if len(present) >= count:
+                return dict(list(present.items())[:count])
+            if time.monotonic() > deadline:
+                missing = f"; missing: {', '.join(sorted(wanted - set(present)))}" if wanted else ""
+                raise UnreachableError(
+                    f"{len(present)} of {count} sites came within {timeout:g} s ({', '.join(present) or 'none'}){missing}. "
+                    "Start mtmd-client at each site, or wait longer (federation.join_timeout_seconds)."
+                )
+            time.sleep(POLL_SECONDS[1])
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Send messages to sites and wait for their replies, in the order of the sites' names.
+
+        A message whose node is lost goes to the site's next node as soon as it is there. After ``timeout`` seconds the
+        replies that are there are returned.
+        """
+        deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
+        waiting = [_Errand(self.site_of(message.metadata.dst_node_id), message) for message in messages]
+        out, homeless, replies, pause = self._send(waiting), {}, {}, POLL_SECONDS[0]
+        while len(replies) < len(waiting) and time.monotonic() < deadline:
+            came = list(self._grid.pull_messages(list(out)))
+            for reply in came:
+                errand = out.pop(reply.metadata.reply_to_message_id)
+                if reply.has_error() and not site_failed(reply.error):
+                    log.warning("a message to %s was lost (%s)", errand.site, reply.error.reason)
+                    homeless[errand.site] = errand
+                    self._known_nodes.discard(self._nodes[errand.site])  # if it still lives it is asked again
+                else:
+                    replies[errand.site] = reply
+            if came:
+                pause = POLL_SECONDS[0]
+                continue
+            for site in self._look_around():
+                for key in [key for key, errand in out.items() if errand.site == site]:
+                    homeless[site] = out.pop(key)
+                if site in homeless:
+                    out |= self._send([homeless.pop(site)])
+            time.sleep(pause)
+            pause = min(2 * pause, POLL_SECONDS[1])
+        return [replies[site] for site in sorted(replies)]
+
+    def farewell(self, exit_code: int) -> None:
+        """Tell every site that the run is over; whether they answer does not matter."""
+        content = RecordDict({GOODBYE: ConfigRecord({"exit_code": exit_code})})
+        self._grid.push_messages(
+            [Message(content, node, FAREWELL, ttl=FACTS_TTL_SECONDS) for node in self._nodes.values()]
+        )
+
+    def _send(self, errands: Iterable[_Errand]) -> dict[str, _Errand]:
+        errands = list(errands)
+        messages = []
+        for errand in errands:
+            known = errand.message.metadata
+            messages.append(
+                Message(
+                    errand.message.content,
+                    self._nodes[errand.site],
+                    known.message_type,
+                    ttl=known.ttl,
+                    group_id=known.group_id,
+                )
+            )
+        keys = self._grid.push_messages(messages) if messages else []
+        return dict(zip(keys, errands, strict=True))
+
+    def _look_around(self) -> list[str]:
+        """Ask nodes that came who they are; returns the sites that answered."""
+        if time.monotonic() - self._looked >= LOOK_AROUND_SECONDS or not self._facts:
+            self._looked = time.monotonic()
+            new = [node for node in self._grid.get_node_ids() if node not in self._known_nodes]
+            self._known_nodes |= set(new)
+            content = RecordDict({})
+            keys = (
+                self._grid.push_messages([Message(content, node, QUERY, ttl=FACTS_TTL_SECONDS) for node in new])
+                if new
+                else []
+            )
+            self._asked |= dict(zip(keys, new, strict=True))
+        answers = self._grid.pull_messages(list(self._asked)) if self._asked else []
+        return [site for answer in answers if (site := self._introduce(answer)) is not None]
+
+    def _introduce(self, answer: Message) -> str | None:
+        node = self._asked.pop(answer.metadata.reply_to_message_id)
+        if answer.has_error():
+            log.warning("a node did not say which site it is: %s", answer.error.reason)
+            self._known_nodes.discard(node)
+            return None
+        try:
+            facts = from_record(SiteFacts, answer.content[FACTS])
+        except (KeyError, ValueError) as error:
+            log.warning("a node is left out: %s", error)
+            return None
+        if facts.site in self._facts and self._facts[facts.site] != facts:
+            log.warning("%s came back with other exams and is left out", facts.site)
+            return None
+        self._nodes[facts.site], self._facts[facts.site] = node, facts
+        self._on_change(list(self.sites))
+        return facts.site
+
+    # What remains of a Grid is passed on.
+
+    def set_run(self, run: Run) -> None:
+        """See :class:`flwr.serverapp.Grid`."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        """See :class:`flwr.serverapp.Grid`."""
+        return self._grid.run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """See :class:`flwr.serverapp.Grid`."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> list[int]:
+        """Nodes of the sites that have answered a roll call."""
+        return list(self._nodes.values())
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """See :class:`flwr.serverapp.Grid`."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """See :class:`flwr.serverapp.Grid`."""
+        return self._grid.pull_messages(message_ids)

@@ -1,0 +1,80 @@
+"""Which replies are fit to aggregate, and why not. Every reply is looked at alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import ArrayRecord, Message, MetricRecord
+
+from mtmd_core.wire import METRICS, RECEIPT, SHARED, ArrayShape, Receipt, decode_array, from_record, misfit
+
+from .aggregation import all_finite
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply that is fit to use: the arrays are empty where none were asked for."""
+
+    site: str
+    metrics: dict[str, int | float]
+    shared: dict[str, np.ndarray]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A reply that is left out, and why."""
+
+    site: str
+    reason: str
+
+
+def admit(
+    message: Message, site: str, run: str, round_: int, expected: Mapping[str, ArrayShape] | None
+) -> Reply | Refusal:
+    """Look at one reply.
+
+    Args:
+        site: who must have sent it.
+        run, round_: the visit that it must answer.
+        expected: names, dtypes and shapes of the parameters that it must bring; None if it must bring none.
+    """
+    if message.has_error():
+        return Refusal(site, f"the site failed with error {message.error.code} ({message.error.reason})")
+    content = message.content
+    wanted = {RECEIPT, METRICS} | ({SHARED} if expected is not None else set())
+    if set(content) != wanted:
+        return Refusal(site, f"it holds the records {sorted(content)}, expected {sorted(wanted)}")
+    try:
+        receipt = from_record(Receipt, content[RECEIPT])
+    except ValueError as error:
+        return Refusal(site, f"its receipt cannot be read: {error}")
+    if receipt != Receipt(run, round_, site):
+        return Refusal(site, f"it answers {receipt}, expected {Receipt(run, round_, site)}")
+    metrics = _metrics(content[METRICS])
+    if expected is None:
+        return Reply(site, metrics, {}, 0)
+    try:
+        shared, size = _arrays(content[SHARED], expected)
+    except ValueError as error:
+        return Refusal(site, str(error))
+    return Reply(site, metrics, shared, size)
+
+
+def _metrics(record: MetricRecord) -> dict[str, int | float]:
+    return {name: value for name, value in record.items() if isinstance(value, int | float)}
+
+
+def _arrays(record: ArrayRecord, expected: Mapping[str, ArrayShape]) -> tuple[dict[str, np.ndarray], int]:
+    claimed = {name: (array.dtype, tuple(array.shape)) for name, array in record.items()}
+    reason = misfit(expected, claimed)
+    if reason:
+        raise ValueError(f"its parameters do not fit: {reason}")
+    arrays = {name: decode_array(array.data) for name, array in record.items()}
+    reason = misfit(expected, {name: (str(array.dtype), array.shape) for name, array in arrays.items()})
+    if reason:  # the header of the bytes may say something else than the record
+        raise ValueError(f"its parameters do not fit: {reason}")
+    for name, array in arrays.items():
+        if not all_finite(array):
+            raise ValueError(f"{name} holds values that are not finite")
+    return arrays, sum(len(array.data) for array in record.values())

@@ -1,0 +1,36 @@
+"""Which round's model is the run's result: the best mean of the validation Dice that sites released, else the last."""
+
+from collections.abc import Mapping
+
+VALIDATION_DICE = "validation/foreground_mean/dice"
+
+
+class ModelChoice:
+    """Keeps each round's validation scores.
+
+    Args:
+        apart: whether every site has a model of its own (nothing is shared), and so a best round of its own.
+    """
+
+    def __init__(self, apart: bool) -> None:
+        self._apart = apart
+        self._best: dict[str, tuple[float, int]] = {}
+
+    def note(self, round_: int, metrics: Mapping[str, Mapping[str, float]]) -> bool:
+        """Note what sites measured of a round; returns whether it is the best so far.
+
+        Among equals the earlier round stays.
+        """
+        scores = {site: values[VALIDATION_DICE] for site, values in metrics.items() if VALIDATION_DICE in values}
+        if not scores or round_ < 1:
+            return False
+        noted = scores if self._apart else {"": sum(scores.values()) / len(scores)}
+        better = {
+            key: (score, round_) for key, score in noted.items() if key not in self._best or score > self._best[key][0]
+        }
+        self._best |= better
+        return bool(better)
+
+    def best_round(self, site: str) -> int:
+        """The best round so far as far as a site is concerned; 0 if no site released a score."""
+        return self._best.get(site if self._apart else "", (0.0, 0))[1]

@@ -1,0 +1,176 @@
+"""The federated algorithm as a Flower strategy: who is asked for what, and what becomes of the replies."""
+
+from collections.abc import Callable, Iterable, Mapping
+from logging import getLogger
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp.strategy import Strategy
+
+from mtmd_core.errors import RunFailedError
+from mtmd_core.strategies import Sharing
+from mtmd_core.wire import EVALUATE, TRAIN, ArrayShape
+
+from .aggregation import average
+from .fleet import Fleet
+from .gate import Refusal, Reply, admit
+from .model_choice import VALIDATION_DICE, ModelChoice
+from .plans import Plans, pack
+from .run_store import Arrays, Checkpoint, RunStore
+
+log = getLogger(__name__)
+
+Metrics = Mapping[str, Mapping[str, float]]
+"""Site → metric → value."""
+OnRound = Callable[[int, Metrics], None]
+"""Called after each round with its number and what the sites released."""
+
+
+class DomainStrategy(Strategy):
+    """FedAvg over what one of the paper's strategies shares, every site weighing alike (Eq. 1's 1/K).
+
+    Flower's own ``start`` calls ``configure_train`` and ``aggregate_train`` once a round; the received model is evaluated
+    in the same visit. Flower counts rounds from 1 at each start, this class goes on from the last finished one.
+
+    Args:
+        plans: what each site is asked.
+        store: of the run; a run that stopped goes on from its last checkpoint.
+        fleet: the sites.
+        on_round: called after each round.
+    """
+
+    def __init__(self, plans: Plans, store: RunStore, fleet: Fleet, on_round: OnRound = lambda *_: None) -> None:
+        self.plans = plans
+        self.store = store
+        self.fleet = fleet
+        self.on_round = on_round
+        self.rounds = plans.config.federation.rounds
+        self.timeout = plans.config.federation.round_timeout_seconds
+        self.quorum = plans.config.federation.quorum or len(plans.sites)
+        self.choice = ModelChoice(apart=plans.sharing is Sharing.NOTHING)
+        self.shared: Arrays = plans.initial
+        self.best: Arrays = plans.initial
+        self.finished = 0
+        self._resume()
+        self._first = self.finished
+
+    def summary(self) -> None:
+        """Flower asks for a line on the strategy."""
+        names = ", ".join(self.plans.sites)
+        log.info("%s over %s, quorum %d", self.plans.config.strategy, names, self.quorum)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Fleet
+    ) -> list[Message]:
+        """One message a site: the plan of the round and the shared parameters."""
+        round_ = self._first + server_round
+        self.store.progress("training", self.finished, f"round {round_} of {self.rounds}", self.plans.sites)
+        due = (round_ - 1) % self.plans.config.federation.validate_every_rounds == 0
+        return self._messages(TRAIN, dict.fromkeys(self.plans.sites, round_), arrays, validate=due)
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
+        """Admit each reply by itself, average in the order of site names, save, tell."""
+        round_ = self._first + server_round
+        admitted = self._admit(replies, dict.fromkeys(self.plans.sites, round_), self.plans.expected)
+        metrics = {reply.site: reply.metrics for reply in admitted}
+        self._note_validation(round_ - 1, metrics)
+        if self.plans.expected:
+            self.shared = average([reply.shared for reply in admitted], [1.0] * len(admitted))
+        self.finished = round_
+        self._record(admitted)
+        self.on_round(round_, metrics)
+        losses = [values["loss"] for values in metrics.values() if "loss" in values]
+        return pack(self.shared), MetricRecord({"loss": sum(losses) / len(losses)} if losses else {})
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Fleet
+    ) -> list[Message]:
+        """Nobody is asked: sites evaluate what they receive when they train."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> None:
+        """Nobody was asked."""
+
+    def conclude(self) -> tuple[Metrics, Checkpoint]:
+        """After the last round: measure its model too, choose the best round and test it at every site.
+
+        Returns:
+            What the sites released of their test scores, and the chosen parameters.
+        """
+        sites, last = self.plans.sites, self.finished
+        self.store.progress("evaluation", last, "validating the last round", sites)
+        self._note_validation(last, self._evaluate(dict.fromkeys(sites, last), self.shared, validate=True))
+        chosen = {site: self.choice.best_round(site) or last for site in sites}
+        shared = self.shared if chosen == dict.fromkeys(sites, last) else self.best
+        self.store.progress("evaluation", last, f"testing round {max(chosen.values())}", sites)
+        return self._evaluate(chosen, shared, test=True), Checkpoint(max(chosen.values()), shared)
+
+    def _evaluate(self, rounds: Mapping[str, int], shared: Arrays, **purpose: bool) -> Metrics:
+        messages = self._messages(EVALUATE, rounds, pack(shared), **purpose)
+        replies = self._admit(self.fleet.send_and_receive(messages, timeout=self.timeout), rounds, None)
+        return {reply.site: reply.metrics for reply in replies}
+
+    def _messages(self, kind: str, rounds: Mapping[str, int], shared: ArrayRecord, **purpose: bool) -> list[Message]:
+        return [
+            Message(
+                self.plans.content(site, round_, shared, self.choice.best_round(site), **purpose),
+                self.fleet.node_of(site),
+                kind,
+                ttl=self.timeout,
+                group_id=str(round_),
+            )
+            for site, round_ in rounds.items()
+        ]
+
+    def _admit(
+        self, replies: Iterable[Message], rounds: Mapping[str, int], expected: Mapping[str, ArrayShape] | None
+    ) -> list[Reply]:
+        verdicts = {site: Refusal(site, "no reply in time") for site in rounds}
+        for message in replies:
+            site = self.fleet.site_of(message.metadata.src_node_id)
+            verdicts[site] = admit(message, site, self.plans.run, rounds[site], expected)
+        admitted = [verdict for verdict in verdicts.values() if isinstance(verdict, Reply)]
+        refused = [verdict for verdict in verdicts.values() if isinstance(verdict, Refusal)]
+        for refusal in refused:
+            log.warning("the reply of %s is left out: %s", refusal.site, refusal.reason)
+        if len(admitted) < self.quorum:
+            reasons = "; ".join(f"{refusal.site}: {refusal.reason}" for refusal in refused)
+            raise RunFailedError(
+                f"only {len(admitted)} replies could be used, the quorum is {self.quorum} ({reasons})."
+            )
+        return admitted
+
+    def _note_validation(self, round_: int, metrics: Metrics) -> None:
+        """The sites measured what ``round_`` ended with, which is what ``shared`` still holds."""
+        if self.choice.note(round_, metrics):
+            self.best = self.shared
+            self.store.save_best(round_, self.shared)
+
+    def _record(self, replies: list[Reply]) -> None:
+        sent = sum(array.nbytes for array in self.shared.values())
+        self.store.append_metrics(
+            [
+                {
+                    "round": self.finished,
+                    "site": reply.site,
+                    **({"validated_round": self.finished - 1} if VALIDATION_DICE in reply.metrics else {}),
+                    **reply.metrics,
+                    "bytes_to_site": sent,
+                    "bytes_from_site": reply.bytes,
+                }
+                for reply in replies
+            ]
+        )
+        self.store.save_last(self.finished, self.shared)
+
+    def _resume(self) -> None:
+        last, best = self.store.last(), self.store.best()
+        if last is None:
+            return
+        self.finished, self.shared = last.round, last.shared
+        self.best = best.shared if best else last.shared
+        by_round: dict[int, dict[str, dict]] = {}
+        for line in self.store.metrics():
+            by_round.setdefault(line["round"] - 1, {})[line["site"]] = line
+        for round_, metrics in sorted(by_round.items()):
+            if best and round_ <= best.round:
+                self.choice.note(round_, metrics)

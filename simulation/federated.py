@@ -1,0 +1,63 @@
+"""A federation in one process: the deployed ServerApp strategy and ClientApp, without a network."""
+
+import logging
+from pathlib import Path
+
+from client.app import build_client_app
+from client.ledger import Ledger
+from client.outbox import Outbox
+from client.site import Site
+from client.site_state import MemoryState
+from mtmd_core.config import RunConfig
+from mtmd_core.data.site_data import SiteData
+from mtmd_core.devices import choose_device
+from mtmd_core.models import save_model
+from mtmd_core.scores import summarise_run
+from server.app import Outcome, coordinate
+from server.run_store import RunStore
+
+from .grid import InProcessGrid
+from .progress import RunDisplay
+
+
+def run_federated(config: RunConfig, sites: dict[str, SiteData], folder: Path, display: RunDisplay) -> dict:
+    """Run the federation; returns the full summary, which no single party of a real one has."""
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    members = {name: build_site(config, data, folder, display) for name, data in sites.items()}
+    display.stage(f"round 1/{config.federation.rounds}")
+    outcome = federate(config, members, folder, display)
+    for name, site in members.items():
+        save_model(folder / "models" / f"{name}.safetensors", site.learner.network, site.learner.card)
+    return summarise_run({name: site.summary for name, site in members.items()}) | {
+        "rounds": config.federation.rounds,
+        "chosen_round": outcome.checkpoint.round,
+    }
+
+
+def federate(config: RunConfig, members: dict[str, Site], folder: Path, display: RunDisplay) -> Outcome:
+    """Rounds over sites that are ready."""
+    rounds = config.federation.rounds
+
+    def on_round(round_: int, metrics: dict) -> None:
+        display.scores(f"round {round_}/{rounds}", metrics)
+        display.stage(f"round {min(round_ + 1, rounds)}/{rounds}")
+
+    store = RunStore(folder, config, every_round=False)
+    grid = InProcessGrid({name: build_client_app(site) for name, site in members.items()})
+    outcome = coordinate(grid, config, store, on_round)
+    store.finish({}, outcome.checkpoint)
+    return outcome
+
+
+def build_site(config: RunConfig, data: SiteData, folder: Path, display: RunDisplay) -> Site:
+    """One site of the simulation, with its memory in this process."""
+    ledger = Ledger(folder / "ledgers" / f"{data.site}.jsonl") if config.federation.ledger else None
+    return Site(
+        name=data.site,
+        structures=len(data.structures),
+        load_data=lambda size, axis: data,
+        state=MemoryState(),
+        outbox=Outbox(config.federation.release, ledger),
+        device=choose_device(config.device),
+        on_step=display.step,
+    )
