@@ -92,6 +92,8 @@ def load_series(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     affine[:3, :3] = np.column_stack((slices[0].row * across, slices[0].column * down, normal * gap_mm))
     affine[:3, 3] = slices[0].position
     volume = np.stack([_load_pixels(item.path) for item in slices], axis=-1)
+    if volume.dtype.kind == "f" or volume.dtype.itemsize > 4:  # slices with slopes of their own, promoted
+        volume = volume.astype(np.float32)
     return volume, _LPS_TO_RAS @ affine
 
 
@@ -104,9 +106,7 @@ def _dicom_files(folder: Path) -> list[Path]:
     if not files:
         inside = [path.name for path in entries if path.is_dir()]
         hint = f", only folders: {_some(inside)}" if inside else ""
-        refuse(
-            Problem(folder, f"it holds no DICOM file{hint}", "Give the folder that holds the series' files")
-        )
+        refuse(Problem(folder, f"it holds no DICOM file{hint}", "Give the folder that holds the series' files"))
     return files
 
 
@@ -132,13 +132,11 @@ def _load_fields(path: Path) -> tuple[dict[str, str], tuple[int, ...]]:
 
 
 def _load_pixels(path: Path) -> np.ndarray:
-    """Rescaled values [X, Y]: integers as they are, all else float32."""
+    """Rescaled values [X, Y]."""
     try:
         pixels = sitk.GetArrayFromImage(_reader(path).Execute())
     except RuntimeError as error:
         raise DataError(_unreadable(path)) from error
-    if pixels.dtype.kind == "f":
-        pixels = pixels.astype(np.float32)
     return pixels.reshape(pixels.shape[-2:]).T  # [1, Y, X] → [X, Y]
 
 
@@ -216,10 +214,7 @@ def _check_one_frame(folder: Path, slices: Sequence[_Slice]) -> None:
             mixed = "image sizes"
         elif not np.allclose(other.spacing_mm, first.spacing_mm, rtol=SPACING_TOLERANCE, atol=0):
             mixed = "pixel spacings"
-        elif (
-            max(np.abs(other.row - first.row).max(), np.abs(other.column - first.column).max())
-            > SHEAR_TOLERANCE
-        ):
+        elif max(np.abs(other.row - first.row).max(), np.abs(other.column - first.column).max()) > SHEAR_TOLERANCE:
             mixed = "orientations"
         if mixed:
             remedy = "Remove localisers and other planes from the folder, or export the series again"
@@ -229,9 +224,7 @@ def _check_one_frame(folder: Path, slices: Sequence[_Slice]) -> None:
 def _check_one_volume(folder: Path, slices: Sequence[_Slice], normal: np.ndarray) -> None:
     """One echo, and one image at each position; ``slices`` are sorted along ``normal``."""
     remedy = "Export one {} only, as a series in a folder of its own"
-    echo_times = sorted(
-        {time for item in slices if (time := _number(item.fields.get(_ECHO_TIME))) is not None}
-    )
+    echo_times = sorted({time for item in slices if (time := _number(item.fields.get(_ECHO_TIME))) is not None})
     if echo_times and not np.allclose(echo_times, echo_times[0], rtol=1e-3):
         listed = _some([f"{time:g}" for time in echo_times])
         refuse(Problem(folder, f"it mixes {len(echo_times)} echo times ({listed} ms)", remedy.format("echo")))
@@ -247,7 +240,8 @@ def _check_one_volume(folder: Path, slices: Sequence[_Slice], normal: np.ndarray
         refuse(Problem(folder, f"{names} are the same image", "Remove the copies"))
     differing = [name for key, name in _PHASES.items() if one.fields.get(key) != two.fields.get(key)]
     cause = f", which differ in {differing[0]}" if differing else ""
-    counts = f"{len(slices)} files at {len(slices) - len(same)} positions"
+    positions = len(slices) - len(same)
+    counts = f"{len(slices)} files at {positions} position{'s' if positions > 1 else ''}"
     problem = f"several images share a slice position: {counts}, such as {names}{cause}"
     refuse(Problem(folder, problem, remedy.format("phase")))
 
@@ -256,16 +250,12 @@ def _even_gap(folder: Path, slices: Sequence[_Slice], normal: np.ndarray) -> flo
     """Distance in mm between neighbouring slices of one straight, even stack."""
     if len(slices) < MIN_SLICES:
         count = "1 slice" if len(slices) == 1 else f"{len(slices)} slices"
-        refuse(
-            Problem(folder, f"it has {count}, a volume needs {MIN_SLICES} or more", "Give the whole series")
-        )
+        refuse(Problem(folder, f"it has {count}, a volume needs {MIN_SLICES} or more", "Give the whole series"))
     gaps = np.diff([item.position @ normal for item in slices])
     step, widest = float(gaps.min()), int(np.argmax(gaps))
     if gaps[widest] - step > max(GAP_TOLERANCE * step, POSITION_ROUNDING_MM):
         between = f"{slices[widest].path.name} and {slices[widest + 1].path.name}"
-        problem = (
-            f"its slices are unevenly spaced: {step:.4g} mm, but {gaps[widest]:.4g} mm between {between}"
-        )
+        problem = f"its slices are unevenly spaced: {step:.4g} mm, but {gaps[widest]:.4g} mm between {between}"
         missing = round(gaps[widest] / step) - 1
         if missing > 0 and abs(gaps[widest] / step - missing - 1) < 0.05:
             problem += f", as if {missing} slice{'s' if missing > 1 else ''} were missing there"
