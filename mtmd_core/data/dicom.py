@@ -11,11 +11,10 @@ from ..errors import DataError
 from .dataset import FILE_ENDINGS, MAX_STRUCTURES, labels_on_grid, load_description, report_voxels
 from .dicom_series import load_series
 from .nifti import load_volume, write_nifti
-from .orientation import ExamGrid
+from .orientation import LPS_TO_RAS, ExamGrid
 from .problem import Problem, refuse
 
 LABEL_ENDINGS = (".nii.gz", ".nii", ".nrrd")
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def import_series(dicom_folder: Path, case: str, data_folder: Path, label_path: Path | None = None) -> Path:
@@ -65,9 +64,7 @@ def _load_nrrd(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         image = sitk.ReadImage(str(path), imageIO="NrrdImageIO")
     except RuntimeError as error:
-        raise DataError(
-            Problem(path, "it is damaged or no NRRD volume", "Save the label map again")
-        ) from error
+        raise DataError(Problem(path, "it is damaged or no NRRD volume", "Save the label map again")) from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         problem = "it is not one 3D label map (segments that overlap take several layers)"
         remedy = "In 3D Slicer, export the segmentation as one label map, with the series as reference"
@@ -75,7 +72,7 @@ def _load_nrrd(path: Path) -> tuple[np.ndarray, np.ndarray]:
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
-    return sitk.GetArrayFromImage(image).transpose(2, 1, 0), _LPS_TO_RAS @ affine
+    return sitk.GetArrayFromImage(image).transpose(2, 1, 0), LPS_TO_RAS @ affine
 
 
 def _target_paths(case: str, data_folder: Path, file_ending: str) -> tuple[Path, Path]:

@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
 from ..errors import DataError
-from .orientation import SHEAR_TOLERANCE, SPACING_RANGE_MM, SPACING_TOLERANCE
+from .orientation import LPS_TO_RAS, SHEAR_TOLERANCE, SPACING_RANGE_MM, SPACING_TOLERANCE
 from .problem import Problem, refuse
 
 MIN_SLICES = 3
@@ -53,7 +53,6 @@ _BYSTANDERS = {
 }
 _BYSTANDERS |= {".jpg", ".jpeg", ".png", ".gif", ".db", ".zip", ".nii", ".gz", ".nrrd", ".mha"}
 _COMPRESSED = re.compile(r"1\.2\.840\.10008\.1\.2\.(4\.\d+|5)")
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _OWN_IMAGES = "Give the scanner's own greyscale images, not derived ones or screenshots"
 
 
@@ -94,7 +93,7 @@ def load_series(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     volume = np.stack([_load_pixels(item.path) for item in slices], axis=-1)
     if volume.dtype.kind == "f" or volume.dtype.itemsize > 4:  # slices with slopes of their own, promoted
         volume = volume.astype(np.float32)
-    return volume, _LPS_TO_RAS @ affine
+    return volume, LPS_TO_RAS @ affine
 
 
 def _dicom_files(folder: Path) -> list[Path]:

@@ -15,6 +15,9 @@ SHEAR_TOLERANCE = 1e-3
 # Outside of this range a length was lost or is in another unit than the file says.
 SPACING_RANGE_MM = (0.01, 50.0)
 
+# DICOM and ITK count positions to the left and to the back, NIfTI to the right and to the front.
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
 _MILLIMETRES = {"meter": 1e3, "mm": 1.0, "micron": 1e-3, "unknown": 1.0}
 
 
