@@ -70,9 +70,7 @@ class _Directed(NamedTuple):
     furthest: NDArray[np.float64]
 
 
-def score_structure(
-    truth: NDArray[np.bool_], prediction: NDArray[np.bool_], spacing_mm: Sequence[float]
-) -> Scores:
+def score_structure(truth: NDArray[np.bool_], prediction: NDArray[np.bool_], spacing_mm: Sequence[float]) -> Scores:
     """The six 3D metrics of one structure; `score_exam` says what they are.
 
     Args:
@@ -93,9 +91,7 @@ def score_structure(
     return scores
 
 
-def score_exam(
-    truth: NDArray, prediction: NDArray, structures: int, spacing_mm: Sequence[float]
-) -> list[Scores]:
+def score_exam(truth: NDArray, prediction: NDArray, structures: int, spacing_mm: Sequence[float]) -> list[Scores]:
     """The six 3D metrics of every structure of one exam (method section 7).
 
     With G and P the voxels of a structure in ground truth and prediction, S_G and S_P their surfaces (the
@@ -216,9 +212,7 @@ def _mean_ratio(numerator: NDArray, denominator: NDArray, present: NDArray[np.bo
     return np.divide(ratio.sum(axis=-1), number, out=np.full(number.shape, np.nan), where=number > 0)
 
 
-def _scores(
-    g: int, p: int, both: int, *, voxels: int, distances: tuple[float, float], diagonal_mm: float
-) -> Scores:
+def _scores(g: int, p: int, both: int, *, voxels: int, distances: tuple[float, float], diagonal_mm: float) -> Scores:
     """The formulas of `score_exam` from the sizes of G, P and G∩P, and `distances` (MSSD, ASSD) in mm."""
     if g == 0 and p == 0:
         return Scores(1.0, 1.0, 1.0, 0.0, 0.0, 0.0)
@@ -295,12 +289,10 @@ def _directed(
     total, furthest = np.zeros(len(shared)), np.zeros(len(shared))
     asked = shared[source.labels]
     positions, labels = source.positions[asked], source.labels[asked]
-    steps = near.offsets @ np.array(
-        source.volume.strides
-    )  # offsets in the flattened volume, one byte a voxel
+    steps = near.offsets @ np.array(source.volume.strides)  # in the flattened volume: a voxel is one byte
     lowest = int(steps.min())
+    positions = positions + lowest  # count from the lowest step, so that no view of the target starts below 0
     flat_target = target.volume.ravel()
-    positions = positions + lowest  # from here on they count from the lowest offset: no view starts below 0
     shells = np.flatnonzero(np.diff(near.distances, prepend=-1, append=np.inf))
     for first, after in pairwise(shells):
         if len(positions) == 0 or _tree_is_cheaper(int(first), len(positions), len(target.positions)):
@@ -308,19 +300,20 @@ def _directed(
         found = np.zeros(len(positions), dtype=bool)
         for step in steps[first:after]:
             found |= flat_target[step - lowest :].take(positions) == labels
-        counts = np.bincount(labels[found], minlength=len(shared))
+        counts = np.bincount(labels.take(np.flatnonzero(found)), minlength=len(shared))
         total += near.distances[first] * counts
         furthest[counts > 0] = near.distances[first]
-        positions, labels = positions[~found], labels[~found]
+        rest = np.flatnonzero(~found)  # taking by index is several times as fast as by a random mask
+        positions, labels = positions.take(rest), labels.take(rest)
     for structure in np.unique(labels):
-        rest = _tree_distances(
+        far = _tree_distances(
             positions[labels == structure] - lowest,
             target.positions[target.labels == structure],
             source.volume.shape,
             spacing,
         )
-        total[structure] += rest.sum()
-        furthest[structure] = rest.max()
+        total[structure] += far.sum()
+        furthest[structure] = far.max()
     return _Directed(total, furthest)
 
 

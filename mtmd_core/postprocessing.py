@@ -30,9 +30,7 @@ def as_label_map(labels: NDArray, structures: int) -> LabelMap:
     if labels.ndim != 3 or labels.size == 0:
         raise DataError(f"A label map is a volume [X, Y, Z]; this one has shape {labels.shape}.")
     if labels.dtype.kind not in "bui":
-        raise DataError(
-            f"A label map holds whole numbers; this one holds {labels.dtype}: round and convert it."
-        )
+        raise DataError(f"A label map holds whole numbers; this one holds {labels.dtype}: round and convert it.")
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0 or highest > structures:
         raise DataError(
@@ -50,7 +48,8 @@ def bounding_box(mask: NDArray) -> Box | None:
     >>> bounding_box(volume)
     (slice(1, 2, None), slice(2, 4, None), slice(5, 6, None))
     """
-    occupied = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    shadow = mask.max(axis=0)  # [Y, Z]; a maximum runs through memory in order, `any` over two axes does not
+    occupied = [np.flatnonzero(line) for line in (mask.max(axis=(1, 2)), shadow.max(axis=1), shadow.max(axis=0))]
     if occupied[0].size == 0:
         return None
     x, y, z = (slice(int(places[0]), int(places[-1]) + 1) for places in occupied)

@@ -56,8 +56,7 @@ def summarise_site(
     }
     foreground_mean = _mean_values(mean.values(), METRICS_3D)
     values = {
-        metric: [getattr(scores, metric) for exam in exams for scores in exam_scores[exam]]
-        for metric in METRICS_3D
+        metric: [getattr(scores, metric) for exam in exams for scores in exam_scores[exam]] for metric in METRICS_3D
     }
     if slice_scores:
         values |= _slice_values(slice_scores.values())
@@ -86,16 +85,12 @@ def summarise_run(per_site: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         `per_site` itself.
     """
     means = {site: per_site[site].get("foreground_mean", {}) for site in sorted(per_site)}
-    metrics = [
-        metric for metric in (*METRICS_3D, *METRICS_2D) if any(metric in values for values in means.values())
-    ]
+    metrics = [metric for metric in (*METRICS_3D, *METRICS_2D) if any(metric in values for values in means.values())]
     with_dice = [site for site, values in means.items() if not _undefined(values.get("dice"))]
     worst = min(with_dice, key=lambda site: means[site]["dice"], default=None)
     return {
         "mean": _mean_values(means.values(), metrics),
-        "undefined": {
-            metric: sum(_undefined(values.get(metric)) for values in means.values()) for metric in metrics
-        },
+        "undefined": {metric: sum(_undefined(values.get(metric)) for values in means.values()) for metric in metrics},
         "worst_site": None if worst is None else {"name": worst, "foreground_mean": dict(means[worst])},
         "sites": {site: dict(per_site[site]) for site in sorted(per_site)},
     }
@@ -113,9 +108,7 @@ def released(site_summary: Mapping[str, Any], level: Release) -> dict[str, Any]:
         ConfigurationError: another level.
     """
     if level not in get_args(Release):
-        raise ConfigurationError(
-            f"The release level is {level!r}; expected one of {', '.join(get_args(Release))}."
-        )
+        raise ConfigurationError(f"The release level is {level!r}; expected one of {', '.join(get_args(Release))}.")
     if level == "none":
         return {}
     # Known metrics only: a summary with more in it does not let more out.
@@ -141,9 +134,7 @@ def _check_exams(
             )
     strangers = (slice_scores.keys() | foreign_share.keys()) - exam_scores.keys()
     if strangers:
-        raise ConfigurationError(
-            f"There are 2D scores or foreign shares, but no 3D scores, of {sorted(strangers)}."
-        )
+        raise ConfigurationError(f"There are 2D scores or foreign shares, but no 3D scores, of {sorted(strangers)}.")
 
 
 def _case(

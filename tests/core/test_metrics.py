@@ -54,18 +54,14 @@ def monai_distances(truth: np.ndarray, prediction: np.ndarray, spacing) -> tuple
     t, p = torch.from_numpy(truth), torch.from_numpy(prediction)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        mssd = compute_hausdorff_distance(
-            p[None, None], t[None, None], include_background=True, spacing=spacing
-        )
+        mssd = compute_hausdorff_distance(p[None, None], t[None, None], include_background=True, spacing=spacing)
         _, distances, _ = get_edge_surface_distance(p, t, spacing=spacing, symmetric=True)
     return mssd.item(), torch.cat(distances).double().mean().item()
 
 
 def brute_force_distances(truth: np.ndarray, prediction: np.ndarray, spacing) -> tuple[float, float]:
     cross = ndimage.generate_binary_structure(3, 1)
-    g, p = (
-        np.argwhere(mask & ~ndimage.binary_erosion(mask, cross)) * spacing for mask in (truth, prediction)
-    )
+    g, p = (np.argwhere(mask & ~ndimage.binary_erosion(mask, cross)) * spacing for mask in (truth, prediction))
     between = cdist(g, p)
     both = np.concatenate([between.min(axis=0), between.min(axis=1)])
     return both.max(), both.mean()
@@ -161,9 +157,7 @@ def test_empty_cases() -> None:
     only_truth = score_structure(some, empty, spacing)
     assert only_truth == pytest.approx(Scores(0.0, 0.0, 1.0, diagonal, diagonal, 1.0))
     only_prediction = score_structure(empty, some, spacing)
-    assert only_prediction == pytest.approx(
-        Scores(0.0, math.nan, 118 / 120, diagonal, diagonal, math.nan), nan_ok=True
-    )
+    assert only_prediction == pytest.approx(Scores(0.0, math.nan, 118 / 120, diagonal, diagonal, math.nan), nan_ok=True)
 
 
 def test_empty_cases_beside_a_structure_that_both_hold() -> None:
@@ -194,9 +188,7 @@ def test_specificity_keeps_its_digits_in_a_large_volume() -> None:
     truth = np.zeros((300, 300, 300), dtype=bool)
     prediction = truth.copy()
     truth[0, 0, 0] = prediction[0, 0, 0] = prediction[0, 0, 1] = True
-    assert 1 - score_structure(truth, prediction, (1, 1, 1)).specificity == pytest.approx(
-        1 / (27e6 - 1), rel=1e-6
-    )
+    assert 1 - score_structure(truth, prediction, (1, 1, 1)).specificity == pytest.approx(1 / (27e6 - 1), rel=1e-6)
 
 
 def test_slices_equal_medpy_slice_by_slice_with_one_structure() -> None:

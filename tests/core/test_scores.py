@@ -52,9 +52,7 @@ def test_site_by_hand() -> None:
     first, second = site["metric_per_case"]
     assert first == {
         "case": "knee_01",
-        "metrics": {
-            name: scores._asdict() for name, scores in zip(STRUCTURES, EXAMS["knee_01"], strict=True)
-        },
+        "metrics": {name: scores._asdict() for name, scores in zip(STRUCTURES, EXAMS["knee_01"], strict=True)},
     }
     assert second["case"] == "knee_02"
     assert second["metrics"]["patella"]["sensitivity"] is None
@@ -96,8 +94,7 @@ def test_no_exam_at_all() -> None:
 def test_order_of_exams_and_sites_does_not_matter() -> None:
     assert summarise_site(dict(reversed(EXAMS.items())), STRUCTURES) == summarise_site(EXAMS, STRUCTURES)
     sites = {
-        name: {"foreground_mean": {"dice": dice}}
-        for name, dice in zip("abcde", (0.1, 0.7, 0.3, 0.1, 0.9), strict=True)
+        name: {"foreground_mean": {"dice": dice}} for name, dice in zip("abcde", (0.1, 0.7, 0.3, 0.1, 0.9), strict=True)
     }
     forth, back = summarise_run(sites), summarise_run(dict(reversed(sites.items())))
     assert json.dumps(forth) == json.dumps(back)
