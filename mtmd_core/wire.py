@@ -13,6 +13,7 @@ FAREWELL  farewell: exit_code                     –
 """
 
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TypeVar
@@ -100,7 +101,7 @@ def from_record(kind: type[T], record: Mapping[str, object]) -> T:
         raise ValueError(
             f"the other side speaks protocol {record['protocol']}, this one {PROTOCOL}: install the same mtmd version"
         )
-    for name in record.keys() - known.keys():
+    for name in sorted(record.keys() - known.keys()):
         raise ValueError(f"a {kind.__name__} has no word '{name}'")
     for name, entry in known.items():
         if name not in record:
@@ -126,16 +127,25 @@ def decode_array(data: bytes) -> np.ndarray:
         ValueError: if the bytes are not a plain array in C order, or are more or fewer than their header says.
     """
     stream = io.BytesIO(data)
-    version = np.lib.format.read_magic(stream)
-    if version != (1, 0):
-        raise ValueError(f"array format {version} is not 1.0")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    shape, fortran, dtype = _read_header(stream)
     if fortran or dtype.hasobject or dtype.kind not in "fiub":
         raise ValueError(f"an array of {dtype} in {'Fortran' if fortran else 'C'} order is not accepted")
-    start, count = stream.tell(), int(np.prod(shape, dtype=np.int64))
+    if not all(type(length) is int and length >= 0 for length in shape):
+        raise ValueError(f"{shape} is not the shape of an array")
+    start, count = stream.tell(), math.prod(shape)
     if len(data) - start != count * dtype.itemsize:
         raise ValueError(f"an array of shape {shape} and {dtype} has {len(data) - start} bytes of data")
     return np.frombuffer(data, dtype, count, start).reshape(shape)
+
+
+def _read_header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version != (1, 0):
+            raise ValueError(f"its format is {version}, not (1, 0)")
+        return np.lib.format.read_array_header_1_0(stream)
+    except Exception as error:  # NumPy answers nonsense with errors of many kinds, and the bytes come from elsewhere
+        raise ValueError(f"the header of an array cannot be read: {str(error)[:80]}") from None
 
 
 ArrayShape = tuple[str, tuple[int, ...]]
