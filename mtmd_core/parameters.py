@@ -68,7 +68,7 @@ def shapes(network: nn.Module, names: tuple[str, ...]) -> dict[str, ArrayShape]:
 
 def _names_in_domain_layers(network: nn.Module) -> set[str]:
     owned = set()
-    for place, module in network.named_modules():
+    for place, module in network.named_modules(remove_duplicate=False):  # a layer in two places
         if isinstance(module, DomainLayer):
             prefix = f"{place}." if place else ""
             owned |= {prefix + name for name in module.state_dict()}
