@@ -19,14 +19,17 @@ def augment(images: Tensor, labels: Tensor, random: torch.Generator) -> tuple[Te
         random: stream of the draws, on the CPU whatever the images' device.
 
     Returns:
-        New tensors of the same shapes and dtypes. What comes from outside an image is its own minimum (air in MR) and
-        background.
+        New tensors of the same shapes and dtypes.
     """
-    grid = F.affine_grid(
-        draw_geometry(len(images), random).to(images),
-        [len(images), 1, *images.shape[2:]],
-        align_corners=False,
-    )
+    return move(images, labels, draw_geometry(len(images), random))
+
+
+def move(images: Tensor, labels: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Apply affine maps [B, 2, 3], as :func:`draw_geometry` makes them, to images (linear) and labels (nearest).
+
+    What comes from outside an image is its own minimum (air in MR) and background.
+    """
+    grid = F.affine_grid(maps.to(images), [len(images), 1, *images.shape[2:]], align_corners=False)
     floor = images.amin(dim=(1, 2, 3), keepdim=True)
     moved = F.grid_sample(images - floor, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + floor
     return moved, sample_nearest(labels, grid)
