@@ -96,5 +96,5 @@ def load_optimiser_tensors(network: nn.Module, optimiser: torch.optim.Optimizer,
         name, _, quantity = key.rpartition("/")
         if name not in parameters:
             raise ValueError(f"the optimiser's state has '{key}', but the network has no parameter '{name}'")
-        device = parameters[name].device if value.dim() else value.device
-        optimiser.state[parameters[name]][quantity] = value.to(device, copy=True)
+        # A fused optimiser wants its counters of steps beside the parameters too.
+        optimiser.state[parameters[name]][quantity] = value.to(parameters[name].device, copy=True)

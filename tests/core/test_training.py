@@ -1,0 +1,157 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from mtmd_core.config import NetworkConfig
+from mtmd_core.data.batches import SliceSource, draw_batch
+from mtmd_core.devices import autocast, choose_device
+from mtmd_core.errors import ConfigurationError
+from mtmd_core.losses.cross_entropy import domain_cross_entropy
+from mtmd_core.networks.build import build_network
+from mtmd_core.tensor_files import load_tensors, save_tensors
+from mtmd_core.training import (
+    Recipe,
+    build_optimiser,
+    load_optimiser_tensors,
+    optimiser_tensors,
+    to_device,
+    train,
+    train_step,
+)
+
+CLASSES = {"ankle": 3, "knee": 2}
+RECIPE = Recipe(share=2, learning_rate=1e-2, seed=1)
+
+
+def sources() -> dict[str, list[SliceSource]]:
+    """Bright boxes on noise: what is bright is a structure."""
+    random, found = np.random.default_rng(0), {}
+    for domain, classes in CLASSES.items():
+        labels = np.zeros((5, 32, 32), np.uint8)
+        for index, label in enumerate(labels):
+            for structure in range(1, classes):
+                label[6 + index : 14 + index, 10 * structure - 6 : 10 * structure + 2] = structure
+        images = (labels + 0.2 * random.standard_normal(labels.shape)).astype(np.float32)
+        found[domain] = [SliceSource(domain, [images], [labels])]
+    return found
+
+
+def start() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    network = build_network(NetworkConfig(width=4), CLASSES, seed=0)
+    return network, build_optimiser(network, RECIPE.learning_rate)
+
+
+def test_the_loss_falls():
+    network, optimiser = start()
+    losses = []
+    mean = train(network, optimiser, sources(), RECIPE, range(30), lambda step, loss: losses.append((step, loss)))
+    assert [step for step, _ in losses] == list(range(30))
+    values = [loss for _, loss in losses]
+    assert mean == pytest.approx(np.mean(values))
+    assert np.mean(values[-5:]) < 0.5 * np.mean(values[:5])
+    assert network.training
+
+
+def test_a_step_is_adams_first_on_eq_1():
+    """Adam's first step moves each parameter by the learning rate against the sign of its gradient."""
+    network, optimiser = start()
+    reference = copy.deepcopy(network)
+    batch = draw_batch(sources(), seed=1, step=0, share=2)
+    loss = train_step(network, optimiser, batch)
+    expected = domain_cross_entropy(reference(batch.images, batch.shares).logits, batch.labels)
+    expected.backward()
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-6)
+    for (name, moved), parameter in zip(network.named_parameters(), reference.parameters(), strict=True):
+        clear = parameter.grad.abs() > 1e-4  # far above Adam's ε of 1e-8
+        step = (moved - parameter).detach()[clear]
+        torch.testing.assert_close(
+            step, -RECIPE.learning_rate * parameter.grad[clear].sign(), rtol=1e-3, atol=0, msg=name
+        )
+
+
+def test_training_in_two_parts_from_disk_is_training_in_one_bit_for_bit(tmp_path):
+    whole, optimiser = start()
+    train(whole, optimiser, sources(), RECIPE, range(6))
+
+    network, first = start()
+    train(network, first, sources(), RECIPE, range(3))
+    save_tensors(tmp_path / "network", network.state_dict(), {})
+    save_tensors(tmp_path / "optimiser", optimiser_tensors(network, first), {})
+
+    network, second = start()
+    network.load_state_dict(load_tensors(tmp_path / "network")[0])
+    load_optimiser_tensors(network, second, load_tensors(tmp_path / "optimiser")[0])
+    train(network, second, sources(), RECIPE, range(3, 6))
+
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, network.state_dict()[name]), name
+    ours, theirs = optimiser_tensors(network, second), optimiser_tensors(whole, optimiser)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_an_optimisers_state_is_filed_by_parameter_and_copied():
+    network, optimiser = start()
+    train(network, optimiser, sources(), RECIPE, range(1))
+    tensors = optimiser_tensors(network, optimiser)
+    names = [name for name, _ in network.named_parameters()]
+    assert sorted(tensors) == sorted(f"{name}/{q}" for name in names for q in ("step", "exp_avg", "exp_avg_sq"))
+    other, fresh = start()
+    load_optimiser_tensors(other, fresh, tensors)
+    kept = {name: tensor.clone() for name, tensor in tensors.items()}
+    train(other, fresh, sources(), RECIPE, range(1, 2))
+    assert all(torch.equal(tensors[name], kept[name]) for name in kept)
+
+
+def test_an_optimisers_state_goes_where_the_parameters_are():
+    """Counters of steps too: a fused optimiser on a GPU reads them there."""
+    network, optimiser = start()
+    train(network, optimiser, sources(), RECIPE, range(1))
+    elsewhere = build_network(NetworkConfig(width=4), CLASSES, seed=0).to("meta")
+    adam = torch.optim.Adam(elsewhere.parameters())
+    load_optimiser_tensors(elsewhere, adam, optimiser_tensors(network, optimiser))
+    assert {value.device.type for state in adam.state.values() for value in state.values()} == {"meta"}
+
+
+def test_a_state_of_an_unknown_parameter_is_refused():
+    network, optimiser = start()
+    with pytest.raises(ValueError, match=r"no parameter 'gone.weight'"):
+        load_optimiser_tensors(network, optimiser, {"gone.weight/exp_avg": torch.ones(1)})
+
+
+def test_bf16_trains_with_finite_losses_near_those_of_float32():
+    network, optimiser = start()
+    exact = train(network, optimiser, sources(), RECIPE, range(2))
+    network, optimiser = start()
+    short = train(network, optimiser, sources(), Recipe(2, 1e-2, 1, autocast=True), range(2))
+    assert short == pytest.approx(exact, rel=0.05)
+    assert short != exact
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+
+
+def test_moving_a_batch_takes_all_of_it():
+    batch = draw_batch(sources(), 0, 0, 2)
+    assert to_device(batch, torch.device("cpu")) is batch
+    moved = to_device(batch, torch.device("meta"))
+    assert {moved.images.device.type, *(label.device.type for label in moved.labels.values())} == {"meta"}
+    assert moved.shares == batch.shares
+
+
+def test_the_device_is_what_was_asked_for_or_an_error():
+    assert choose_device("cpu").type == "cpu"
+    there = torch.cuda.is_available()
+    assert choose_device("auto").type == ("cuda" if there else "cpu")
+    if there:
+        assert choose_device("cuda").type == "cuda"
+    else:
+        with pytest.raises(ConfigurationError, match="sees no CUDA device"):
+            choose_device("cuda")
+
+
+def test_autocast_is_bf16_where_enabled():
+    ones = torch.ones(2, 2)
+    for enabled, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        with autocast(torch.device("cpu"), enabled):
+            assert (ones @ ones).dtype == dtype
