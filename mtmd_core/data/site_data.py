@@ -72,8 +72,14 @@ def _common_axis(dataset: Dataset) -> int:
 
 def _cut_exam(dataset: Dataset, case: Case, axis: int, size: int, cache_dir: Path) -> CutExam:
     place = cache_dir / _fingerprint(case, dataset.structures, axis, size)
-    if not (place / "exam.json").is_file():
+    try:
+        return _read_cache(place, case)
+    except (OSError, EOFError, ValueError, KeyError):  # not there yet, or cut short by a crash
         _fill_cache(place, dataset, case, axis, size)
+        return _read_cache(place, case)
+
+
+def _read_cache(place: Path, case: Case) -> CutExam:
     facts = json.loads((place / "exam.json").read_text(encoding="utf-8"))
     arrays = {name: np.load(place / f"{name}.npy", mmap_mode="r") for name in ("images", "labels", "truth")}
     grid = SliceGrid(facts["axis"], tuple(facts["shape"]), facts["size"], (facts["content"][0], facts["content"][1]))
@@ -91,7 +97,7 @@ def _fill_cache(place: Path, dataset: Dataset, case: Case, axis: int, size: int)
         np.save(draft / "truth.npy", exam.labels)
         facts = {**asdict(grid), "spacing_mm": [float(length) for length in exam.spacing_mm]}
         (draft / "exam.json").write_text(json.dumps(facts), encoding="utf-8")
-        shutil.rmtree(place, ignore_errors=True)  # the remains of a cache that lost its exam.json
+        shutil.rmtree(place, ignore_errors=True)  # what could not be read
         draft.replace(place)
     except OSError:
         if not (place / "exam.json").is_file():  # else another process was faster: its copy is the same
