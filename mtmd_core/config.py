@@ -18,6 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from mtmd_core.durable import write_text
 from mtmd_core.errors import ConfigurationError
@@ -184,7 +185,7 @@ def load_config(path: Path) -> RunConfig:
     """Read what :func:`save_config` wrote."""
     try:
         return checked(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(path))))
-    except (OSError, OmegaConfBaseException) as error:
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigurationError(f"{path} is not the configuration of a run: {error}") from None
 
 

@@ -21,6 +21,6 @@ def check_site_name(name: str) -> str:
         )
     from torch import nn  # slow to import, and needless where a name is refused at sight
 
-    if hasattr(nn.ModuleDict, name):
+    if hasattr(nn.ModuleDict(), name):
         raise ConfigurationError(f"'{name}' cannot name a site: PyTorch keeps that word; try '{name}_site'.")
     return name

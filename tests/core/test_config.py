@@ -1,0 +1,94 @@
+import re
+
+import pytest
+
+from mtmd_core.config import compose, known_words, load_config, save_config, share_of_batch
+from mtmd_core.errors import ConfigurationError
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("network.widht=16", "no word 'network.widht'; did you mean 'network.width'?"),
+        ("netwrk.width=16", "did you mean 'network.width'?"),
+        ("federation.round=3", "did you mean 'federation.rounds'?"),
+        ("+lerning_rate=1e-3", "did you mean 'training.learning_rate'?"),
+        ("zzz=1", "known are: mode, strategy"),
+        ("strategy=dls", "strategy=dls is not known; did you mean 'dsl'?"),
+        ("mode=centralized", "did you mean 'centralised'?"),
+        ("device=cudaa", "did you mean 'cuda'?"),
+        ("network=at_unet", "network=at_unet is not known; did you mean 'att_unet'?"),
+        ("network.name=atunet", "did you mean 'att_unet'?"),
+        ("data.slice_axis=3", "data.slice_axis=3 is not known; known are: auto, 0, 1, 2."),
+        ("federation.release=means", "did you mean 'mean'?"),
+        ("network.width=3", "at least 4"),
+        ("network.width=15", "must be even: try 16"),
+        ("network.width=wide", "wide"),
+        ("network.width=null", "null"),
+        ("data.slice_size=250", "the nearest are 240 and 256"),
+        ("training.learning_rate=0", "between 0 and 1"),
+        ("training.learning_rate=nan", "between 0 and 1"),
+        ("training.batch_size=0", "training.batch_size is 0; it must be at least 1"),
+        ("federation.quorum=0", "federation.quorum is 0"),
+        ("seed=-1", "seed is -1; it must be at least 0"),
+        ("threads=0", "threads is 0"),
+        ("sites=ankle", "sites is 'ankle'; it must map site names to data folders"),
+        ("sites={Ankle: /data}", "'Ankle' cannot name a site"),
+        ("sites={items: /data}", "PyTorch keeps that word; try 'items_site'"),
+        ("sites={training: /data}", "PyTorch keeps that word; try 'training_site'"),
+        ("federation.site_names=[../x]", "'../x' cannot name a site"),
+        ("strategy=dsl,shared", "cannot be composed"),
+        ("strategy=[", "cannot be composed"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_what_can(override, expected):
+    with pytest.raises(ConfigurationError, match=re.escape(expected)):
+        compose("simulate", [override])
+
+
+def test_every_shipped_run_composes_to_the_hyper_parameters_of_table_1():
+    for name in ("simulate", "federation"):
+        config = compose(name, [])
+        assert (config.network.name, config.network.width) == ("att_unet", 32)
+        assert (config.training.batch_size, config.training.epochs, config.training.learning_rate) == (18, 6, 5e-4)
+        assert config.sites == {}
+
+
+def test_overrides_reach_their_fields_whatever_their_depth():
+    config = compose("simulate", ["training.steps=7", "sites={ankle: /a, knee_2: /b}", "+sites.hip=/c", "seed=3"])
+    assert (config.training.steps, config.seed) == (7, 3)
+    assert config.sites == {"ankle": "/a", "knee_2": "/b", "hip": "/c"}
+
+
+def test_known_words_are_all_leaves():
+    words = known_words()
+    assert {"mode", "network.width", "federation.site_names"} <= set(words)
+    assert "network" not in words
+
+
+def test_saving_and_loading_gives_the_same_configuration(tmp_path, monkeypatch):
+    """The cache's place is resolved when composing: another environment reads the same."""
+    config = compose("simulate", ["sites={ankle: /a}", "training.learning_rate=1e-3", "federation.quorum=2"])
+    save_config(config, tmp_path / "config.yaml")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize("content", [None, b"fold: [", b"fold: x", b"folds: 1", b"- 1", b"\xff\xfe\x00", b"fold: -1"])
+def test_a_file_that_is_no_configuration_is_refused(tmp_path, content):
+    path = tmp_path / "config.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"is not the configuration of a run|at least 0"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(("batch_size", "domains", "share"), [(18, 3, 6), (18, 1, 18), (3, 3, 1)])
+def test_a_batch_is_split_equally(batch_size, domains, share):
+    assert share_of_batch(batch_size, domains) == share
+
+
+@pytest.mark.parametrize(("batch_size", "nearest"), [(17, "15 and 18"), (2, "3 and 6")])
+def test_a_batch_that_cannot_be_split_names_the_nearest_that_can(batch_size, nearest):
+    with pytest.raises(ConfigurationError, match=nearest):
+        share_of_batch(batch_size, 3)

@@ -1,0 +1,53 @@
+import pytest
+import torch
+from torch import nn
+
+from mtmd_core.errors import ConfigurationError
+from mtmd_core.seeds import derive_seed, generator
+from mtmd_core.sites import check_site_name
+from mtmd_core.strategies import EVERY_SITE, LabelSpace, label_spaces
+
+
+@pytest.mark.parametrize("strategy", ["dsl", "individual"])
+def test_sites_keep_their_own_label_space(strategy):
+    spaces = label_spaces(strategy, {"knee": 4, "ankle": 3})
+    assert spaces == {"ankle": LabelSpace("ankle", 0, 3, 4), "knee": LabelSpace("knee", 0, 4, 5)}
+
+
+def test_shared_numbers_the_union_in_the_order_of_site_names():
+    """The paper's joints: 3 + 4 + 2 structures and one background."""
+    spaces = label_spaces("shared", {"shoulder": 2, "ankle": 3, "knee": 4})
+    assert {space.domain for space in spaces.values()} == {EVERY_SITE}
+    assert {space.classes for space in spaces.values()} == {10}
+    classes = [
+        space.offset + n for site in sorted(spaces) for space in [spaces[site]] for n in range(1, space.structures + 1)
+    ]
+    assert classes == list(range(1, 10))
+
+
+def test_a_union_that_a_label_map_cannot_hold_is_refused():
+    assert label_spaces("shared", {"a": 200, "b": 55})["b"].classes == 256
+    with pytest.raises(ConfigurationError, match="257 classes"):
+        label_spaces("shared", {"a": 200, "b": 56})
+
+
+@pytest.mark.parametrize("name", ["a", "knee_2", "a" * 40])
+def test_names_that_a_site_can_have(name):
+    assert check_site_name(name) == name
+    nn.ModuleDict({name: nn.Identity()})  # PyTorch agrees
+
+
+@pytest.mark.parametrize(
+    "name", ["", "2a", "Knee", "a-b", "a.b", "a/b", "..", "a" * 41, "a\n", "é", "keys", "training"]
+)
+def test_names_that_a_site_cannot_have(name):
+    with pytest.raises(ConfigurationError, match="cannot name a site"):
+        check_site_name(name)
+
+
+def test_seeds_are_functions_of_their_words_alone():
+    assert derive_seed(0, "batches", "ankle", 3) == 1677700288491170984
+    words = [(0, 1), (1, 0), (0, "1", ""), ("01",), (0, 1, 2), ("0", "12")]
+    assert len({derive_seed(*each) for each in words}) == len(words)
+    assert all(0 <= derive_seed(n) < 2**63 for n in range(100))
+    assert torch.equal(torch.rand(3, generator=generator(1, "x")), torch.rand(3, generator=generator(1, "x")))
