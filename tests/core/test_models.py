@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from mtmd_core.config import NetworkConfig
+from mtmd_core.errors import ConfigurationError
+from mtmd_core.models import ModelCard, SiteCard, load_model, save_model
+from mtmd_core.networks.build import build_network
+from mtmd_core.strategies import label_spaces
+from mtmd_core.tensor_files import DamagedFileError, load_tensors, save_tensors
+
+STRUCTURES = {"ankle": ("calcaneus", "talus"), "knee": ("femur",)}
+
+
+def model(strategy: str) -> tuple[torch.nn.Module, ModelCard]:
+    spaces = label_spaces(strategy, {site: len(names) for site, names in STRUCTURES.items()})
+    sites = {site: SiteCard(spaces[site], STRUCTURES[site], axis) for axis, site in enumerate(STRUCTURES)}
+    card = ModelCard(NetworkConfig(width=4), strategy, 32, sites)
+    network = build_network(card.network, card.domains, seed=5)
+    network(torch.randn(4, 1, 32, 32), dict.fromkeys(card.domains, 4 // len(card.domains)))  # running statistics
+    return network, card
+
+
+@pytest.mark.parametrize(("strategy", "classes"), [("dsl", {"ankle": 3, "knee": 2}), ("shared", {"every_site": 4})])
+def test_a_model_goes_to_disk_and_back(tmp_path, strategy, classes):
+    network, card = model(strategy)
+    assert card.domains == classes
+    save_model(tmp_path / "model.safetensors", network, card)
+    loaded, loaded_card = load_model(tmp_path / "model.safetensors")
+    assert loaded_card == card
+    assert not loaded.training
+    images = torch.randn(2, 1, 32, 32)
+    with torch.inference_mode():
+        for domain in classes:
+            expected = network.eval()(images, {domain: 2}).logits[domain]
+            assert torch.equal(loaded(images, {domain: 2}).logits[domain], expected)
+
+
+def test_a_site_that_the_model_does_not_know_is_refused():
+    _, card = model("dsl")
+    assert card.site("knee").structures == ("femur",)
+    with pytest.raises(ConfigurationError, match="ankle, knee; 'hip' is none of them"):
+        card.site("hip")
+
+
+def test_another_file_of_tensors_is_no_model(tmp_path):
+    save_tensors(tmp_path / "a", {}, {"kind": "state"})
+    with pytest.raises(DamagedFileError, match="is no model: it says 'state'"):
+        load_model(tmp_path / "a")
+
+
+def test_a_model_without_one_of_its_weights_is_never_half_loaded(tmp_path):
+    network, card = model("dsl")
+    save_model(tmp_path / "a", network, card)
+    tensors, facts = load_tensors(tmp_path / "a")
+    tensors.pop("encoder.0.0.conv.weight")
+    save_tensors(tmp_path / "a", tensors, facts)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        load_model(tmp_path / "a")
