@@ -12,6 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from mtmd_core.errors import MtmdError
 from mtmd_core.parameters import Partition
+from mtmd_core.scores import METRICS_2D, METRICS_3D
 from mtmd_core.wire import (
     FACTS,
     METRICS,
@@ -25,9 +26,10 @@ from mtmd_core.wire import (
 
 from .ledger import Ledger
 
+_SCORES = "|".join((*METRICS_3D, *METRICS_2D))  # spelt out: a name of an exam or a structure fits nowhere
 _COUNTS = r"steps|slices|seconds_training|seconds_evaluation"
-_MEANS = r"loss|(validation|test)/foreground_mean/[a-z0-9_]+"
-_STRUCTURES = r"test/mean/structure_[0-9]+/[a-z0-9_]+"
+_MEANS = rf"loss|(validation|test)/foreground_mean/({_SCORES})"
+_STRUCTURES = rf"test/mean/structure_[0-9]+/({_SCORES})"
 ALLOWED_METRICS = {
     "none": re.compile(_COUNTS),
     "mean": re.compile(f"{_COUNTS}|{_MEANS}"),

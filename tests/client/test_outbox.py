@@ -1,0 +1,108 @@
+import json
+
+import numpy as np
+import pytest
+
+from client.ledger import Ledger, verify
+from client.outbox import ForbiddenError, Outbox
+from mtmd_core.evaluation import SiteScores
+from mtmd_core.metrics import Scores, SliceScores
+from mtmd_core.networks.att_unet import AttUNet
+from mtmd_core.parameters import partition, take
+from mtmd_core.scores import METRICS_2D, METRICS_3D, summarise_site
+from mtmd_core.strategies import Sharing
+from mtmd_core.wire import Receipt, SiteFacts, decode_array, from_record
+
+RECEIPT = Receipt("abc", 3, "ankle")
+NETWORK = AttUNet({"ankle": 3}, width=4)
+PARTITION = partition(NETWORK, Sharing.CONVOLUTIONS)
+COUNTS = {"steps": 20, "slices": 120, "seconds_training": 1.5, "seconds_evaluation": 0.5}
+MEANS = {"loss": 0.1, "validation/foreground_mean/dice": 0.9, "test/foreground_mean/dice_2d": 0.8}
+STRUCTURES = {"test/mean/structure_1/dice": 0.9, "test/mean/structure_12/assd_mm": 1.0}
+NAMED = [
+    "test/mean/talus/dice",
+    "test/mean/structure_talus/dice",
+    "test/mean/structure_1/talus",
+    "test/mean/structure_1/dice/talus",
+    "test/foreground_mean/talus",
+    "test/foreground_mean/exam_7",
+    "validation/mean/structure_1/dice",
+    "test/metric_per_case/exam_7/dice",
+    "test/exam_7/dice",
+    "talus/steps",
+    "steps_talus",
+    "loss\n",
+    "",
+]
+
+
+@pytest.fixture
+def ledger(tmp_path) -> Ledger:
+    return Ledger(tmp_path / "ledger.jsonl")
+
+
+def noted(ledger: Ledger) -> list[str]:
+    if not ledger.path.exists():
+        return []
+    return [f"{line['record']}/{line['name']}" for line in map(json.loads, ledger.path.read_text().splitlines())]
+
+
+@pytest.mark.parametrize(
+    ("release", "allowed"),
+    [("none", COUNTS), ("mean", COUNTS | MEANS), ("structure", COUNTS | MEANS | STRUCTURES)],
+)
+def test_metrics_leave_at_the_level_that_the_site_allows(ledger, release, allowed):
+    content = Outbox(release, ledger).metrics(RECEIPT, COUNTS | MEANS | STRUCTURES | dict.fromkeys(NAMED, 1.0))
+    assert set(content) == {"receipt", "metrics"}
+    assert dict(content["metrics"]) == allowed
+    assert from_record(Receipt, content["receipt"]) == RECEIPT
+    assert noted(ledger) == [f"metrics/{name}" for name in allowed]
+
+
+def test_every_score_can_leave_but_no_name_of_an_exam_or_a_structure():
+    """From the scores of an exam to the message: nothing private is in any name."""
+    slices = SliceScores(np.arange(2), *np.full((3, 2), 0.5))
+    summary = summarise_site({"doe_jane": [Scores(*[0.5] * 6)] * 2}, ("talus", "dice"), {"doe_jane": slices})
+    content = Outbox("structure").metrics(RECEIPT, SiteScores(summary).metrics("test"))
+    expected = {f"test/foreground_mean/{metric}" for metric in (*METRICS_3D, *METRICS_2D)}
+    expected |= {f"test/mean/structure_{n}/{metric}" for n in (1, 2) for metric in METRICS_3D}
+    assert set(content["metrics"]) == expected
+
+
+def test_shared_parameters_leave_as_they_are_and_are_noted_first(ledger):
+    shared = take(NETWORK, PARTITION.shared)
+    content = Outbox("mean", ledger).trained(RECEIPT, {"loss": 0.1}, shared, PARTITION)
+    assert set(content) == {"receipt", "metrics", "shared"}
+    assert tuple(content["shared"]) == PARTITION.shared
+    for name, array in content["shared"].items():
+        assert (array.dtype, tuple(array.shape), array.stype) == ("float32", shared[name].shape, "numpy.ndarray")
+        np.testing.assert_array_equal(decode_array(array.data), shared[name])
+    assert noted(ledger) == ["metrics/loss", *(f"shared/{name}" for name in PARTITION.shared)]
+    assert verify(ledger.path) == 1 + len(PARTITION.shared)
+
+
+@pytest.mark.parametrize("name", PARTITION.private)
+def test_a_private_parameter_stops_the_whole_reply(name, tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    arrays = take(NETWORK, (*PARTITION.shared, name))
+    with pytest.raises(ForbiddenError, match=f"'{name}' is private and must not leave"):
+        Outbox("structure", ledger).trained(RECEIPT, COUNTS, arrays, PARTITION)
+    assert noted(ledger) == []
+
+
+def test_a_name_that_the_network_does_not_have_is_forbidden_too():
+    with pytest.raises(ForbiddenError, match="'extra'"):
+        Outbox("structure").trained(RECEIPT, {}, {"extra": np.zeros(1)}, PARTITION)
+
+
+def test_where_nothing_is_shared_no_parameter_leaves():
+    alone = partition(NETWORK, Sharing.NOTHING)
+    assert len(Outbox("none").trained(RECEIPT, {}, {}, alone)["shared"]) == 0
+    with pytest.raises(ForbiddenError):
+        Outbox("none").trained(RECEIPT, {}, take(NETWORK, PARTITION.shared[:1]), alone)
+
+
+def test_facts_are_a_name_and_a_number(ledger):
+    content = Outbox("none", ledger).facts(SiteFacts("ankle", 3))
+    assert dict(content["facts"]) == {"site": "ankle", "structures": 3, "protocol": 1}
+    assert noted(ledger) == ["facts/site", "facts/structures", "facts/protocol"]
