@@ -5,6 +5,7 @@ turns out to be the best one is still there.
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from mtmd_core.errors import ConfigurationError
 from mtmd_core.tensor_files import DamagedFileError, load_tensors, save_tensors
 
 log = logging.getLogger(__name__)
@@ -111,7 +113,15 @@ class DiskState:
                 self._path(run, round_, "optimiser").unlink(missing_ok=True)
 
     def _rounds(self, run: str) -> list[int]:
-        return [int(path.name.split(".")[0]) for path in (self.folder / run).glob("[0-9]*.private.safetensors")]
+        return [int(path.name.split(".")[0]) for path in self._folder(run).glob("[0-9]*.private.safetensors")]
 
     def _path(self, run: str, round_: int, part: str) -> Path:
-        return self.folder / run / f"{round_:06d}.{part}.safetensors"
+        return self._folder(run) / f"{round_:06d}.{part}.safetensors"
+
+    def _folder(self, run: str) -> Path:
+        # The name comes from the coordinator and must not lead out of this site's own folder.
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", run):
+            raise ConfigurationError(
+                f"'{run}' cannot name a run: letters, digits, '_' and '-' are expected, 64 at most."
+            )
+        return self.folder / run

@@ -1,0 +1,111 @@
+import pytest
+import torch
+
+from client.site_state import DiskState, MemoryState, SiteState
+from mtmd_core.errors import ConfigurationError
+from mtmd_core.tensor_files import DamagedFileError
+
+
+def private(round_: int) -> dict[str, torch.Tensor]:
+    return {"norm.weight": torch.full((2,), float(round_))}
+
+
+def optimiser(round_: int) -> dict[str, torch.Tensor]:
+    return {"conv.weight/exp_avg": torch.full((3,), 10.0 * round_)}
+
+
+@pytest.fixture(params=["memory", "disk"])
+def state(request, tmp_path) -> SiteState:
+    """A site's memory after three rounds of run a and one of run b."""
+    state = MemoryState() if request.param == "memory" else DiskState(tmp_path)
+    for run, round_ in (("b", 9), ("a", 1), ("a", 2), ("a", 3)):
+        state.save(run, round_, private(round_), optimiser(round_))
+    return state
+
+
+@pytest.fixture
+def disk(tmp_path) -> DiskState:
+    state = DiskState(tmp_path)
+    for round_ in (1, 2, 10):
+        state.save("a", round_, private(round_), optimiser(round_))
+    return state
+
+
+def test_the_newest_round_is_remembered_whole(state):
+    found = state.newest("a", upto=5)
+    assert found.round == 3
+    assert torch.equal(found.private["norm.weight"], private(3)["norm.weight"])
+    assert torch.equal(found.optimiser["conv.weight/exp_avg"], optimiser(3)["conv.weight/exp_avg"])
+
+
+def test_private_parameters_of_each_round_are_kept_apart(state):
+    for round_ in (1, 2, 3):
+        assert torch.equal(state.private_of("a", round_)["norm.weight"], private(round_)["norm.weight"])
+    assert state.private_of("a", 4) is None
+    assert state.private_of("c", 1) is None
+    assert state.newest("c", upto=5) is None
+    assert state.newest("a", upto=0) is None
+
+
+def test_forgetting_keeps_what_is_asked_for(state):
+    state.forget("a", keep={1, 3}, optimiser_from=3)
+    assert state.private_of("a", 1) is not None
+    assert state.private_of("a", 2) is None
+    assert state.newest("a", upto=3).round == 3
+
+
+def test_what_is_remembered_does_not_change_with_the_network(state):
+    weight = torch.ones(2)
+    state.save("a", 4, {"norm.weight": weight}, optimiser(4))
+    weight.add_(1)
+    assert state.private_of("a", 4)["norm.weight"].tolist() == [1, 1]
+
+
+def test_a_visit_that_comes_twice_finds_the_round_before_it(disk):
+    assert [disk.newest("a", upto=upto).round for upto in (1, 2, 9, 10, 11)] == [1, 2, 2, 10, 10]
+
+
+def test_a_new_process_remembers(disk):
+    again = DiskState(disk.folder)
+    assert again.newest("a", upto=10).round == 10
+    assert torch.equal(again.private_of("a", 1)["norm.weight"], private(1)["norm.weight"])
+
+
+@pytest.mark.parametrize("part", ["private", "optimiser"])
+@pytest.mark.parametrize("damage", ["cut", "altered", "gone"])
+def test_a_damaged_round_is_passed_over(disk, part, damage, caplog):
+    path = disk.folder / "a" / f"000010.{part}.safetensors"
+    content = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-1] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+    assert disk.newest("a", upto=10).round == 2
+    assert ("passed over" in caplog.text) == (not (part == "private" and damage == "gone"))
+
+
+def test_damaged_private_parameters_of_one_round_are_never_used(disk):
+    path = disk.folder / "a" / "000002.private.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DamagedFileError):
+        disk.private_of("a", 2)
+
+
+def test_forgetting_removes_files(disk):
+    disk.forget("a", keep={1, 10}, optimiser_from=10)
+    assert sorted(path.name for path in (disk.folder / "a").iterdir()) == [
+        "000001.private.safetensors",
+        "000010.optimiser.safetensors",
+        "000010.private.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("run", ["..", "../b", "/tmp/b", "a/b", "", ".", "a\n", "a" * 65])
+def test_a_runs_name_cannot_lead_out_of_the_sites_folder(disk, run):
+    """The name comes from the coordinator."""
+    with pytest.raises(ConfigurationError, match="cannot name a run"):
+        disk.save(run, 1, private(1), optimiser(1))
+    with pytest.raises(ConfigurationError, match="cannot name a run"):
+        disk.newest(run, upto=1)
+    with pytest.raises(ConfigurationError, match="cannot name a run"):
+        disk.forget(run, keep=set(), optimiser_from=0)
