@@ -145,7 +145,7 @@ def _read_header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
             raise ValueError(f"its format is {version}, not (1, 0)")
         return np.lib.format.read_array_header_1_0(stream)
     except Exception as error:  # NumPy answers nonsense with errors of many kinds, and the bytes come from elsewhere
-        raise ValueError(f"the header of an array cannot be read: {str(error)[:80]}") from None
+        raise ValueError(f"the header of an array cannot be read ({type(error).__name__})") from None
 
 
 ArrayShape = tuple[str, tuple[int, ...]]

@@ -1,5 +1,6 @@
 """Averages of what sites send; pure functions of arrays."""
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -24,7 +25,7 @@ def average(contributions: Sequence[Mapping[str, np.ndarray]], weights: Sequence
         {'a': array([2., 4.], dtype=float32)}
     """
     total = float(sum(weights))
-    if len(weights) != len(contributions) or min(weights, default=-1.0) < 0 or total <= 0:
+    if len(weights) != len(contributions) or min(weights, default=-1.0) < 0 or not 0 < total < math.inf:
         raise ValueError(f"{len(contributions)} contributions cannot be averaged with weights {list(weights)}")
     fractions = [weight / total for weight in weights]
     return {name: _average_arrays([arrays[name] for arrays in contributions], fractions) for name in contributions[0]}
@@ -34,7 +35,7 @@ def _average_arrays(arrays: Sequence[np.ndarray], fractions: Sequence[float]) ->
     if arrays[0].dtype.kind != "f":
         raise ValueError(f"an array of {arrays[0].dtype} cannot be averaged: only floating-point parameters can")
     tensors = [_tensor(array) for array in arrays]
-    total = tensors[0].double().mul_(fractions[0])
+    total = tensors[0].to(torch.float64, copy=True).mul_(fractions[0])  # double() would hand back a site's own array
     for tensor, fraction in zip(tensors[1:], fractions[1:], strict=True):
         total.add_(tensor, alpha=fraction)
     return total.to(tensors[0].dtype).numpy()

@@ -1,10 +1,11 @@
 """Which replies are fit to aggregate, and why not. Every reply is looked at alone."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from mtmd_core.wire import METRICS, RECEIPT, SHARED, ArrayShape, Receipt, decode_array, from_record, misfit
 
@@ -42,9 +43,9 @@ def admit(
     if message.has_error():
         return Refusal(site, f"the site failed with error {message.error.code} ({message.error.reason})")
     content = message.content
-    wanted = {RECEIPT, METRICS} | ({SHARED} if expected is not None else set())
-    if set(content) != wanted:
-        return Refusal(site, f"it holds the records {sorted(content)}, expected {sorted(wanted)}")
+    wanted = {RECEIPT: ConfigRecord, METRICS: MetricRecord} | ({SHARED: ArrayRecord} if expected is not None else {})
+    if {name: type(record) for name, record in content.items()} != wanted:
+        return Refusal(site, f"it holds the records {_kinds(content)}, expected {', '.join(sorted(wanted))}")
     try:
         receipt = from_record(Receipt, content[RECEIPT])
     except ValueError as error:
@@ -52,6 +53,9 @@ def admit(
     if receipt != Receipt(run, round_, site):
         return Refusal(site, f"it answers {receipt}, expected {Receipt(run, round_, site)}")
     metrics = _metrics(content[METRICS])
+    wild = sorted(name for name, value in metrics.items() if not math.isfinite(value))
+    if wild:
+        return Refusal(site, f"its metric {wild[0]} is {metrics[wild[0]]}")
     if expected is None:
         return Reply(site, metrics, {}, 0)
     try:
@@ -59,6 +63,10 @@ def admit(
     except ValueError as error:
         return Refusal(site, str(error))
     return Reply(site, metrics, shared, size)
+
+
+def _kinds(content: RecordDict) -> str:
+    return ", ".join(f"{name} ({type(record).__name__})" for name, record in sorted(content.items()))
 
 
 def _metrics(record: MetricRecord) -> dict[str, int | float]:

@@ -1,0 +1,134 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, Metadata, MetricRecord, RecordDict
+
+from mtmd_core.wire import Receipt, encode_array, to_record
+from server.gate import Refusal, Reply, admit
+
+ARRAYS = {"a": np.float32([[1, 2, 3], [4, 5, 6]]), "b": np.float32([7])}
+EXPECTED = {"a": ("float32", (2, 3)), "b": ("float32", (1,))}
+METADATA = Metadata(
+    run_id=1,
+    message_id="1",
+    src_node_id=1,
+    dst_node_id=0,
+    reply_to_message_id="0",
+    group_id="3",
+    created_at=0.0,
+    ttl=1.0,
+    message_type="train",
+)
+
+
+def packed(array: np.ndarray, dtype: str | None = None, shape: tuple[int, ...] | None = None) -> Array:
+    """An array in a message; the record may say something else than the bytes."""
+    data = encode_array(array)
+    return Array(dtype or str(array.dtype), array.shape if shape is None else shape, "numpy.ndarray", data)
+
+
+def good() -> RecordDict:
+    return RecordDict(
+        {
+            "receipt": ConfigRecord(to_record(Receipt("abc", 3, "ankle"))),
+            "metrics": MetricRecord({"loss": 0.5, "steps": 20}),
+            "shared": ArrayRecord({name: packed(array) for name, array in ARRAYS.items()}),
+        }
+    )
+
+
+def verdict(content: RecordDict, expected: dict | None = EXPECTED) -> Reply | Refusal:
+    return admit(Message(content, metadata=METADATA), "ankle", "abc", 3, expected)
+
+
+def test_a_good_reply_is_admitted():
+    reply = verdict(good())
+    assert isinstance(reply, Reply)
+    assert (reply.site, reply.metrics) == ("ankle", {"loss": 0.5, "steps": 20})
+    assert reply.shared.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(reply.shared[name], array)
+    assert reply.bytes == sum(len(encode_array(array)) for array in ARRAYS.values())
+
+
+def test_where_no_parameters_are_asked_for_none_come():
+    content = good()
+    del content["shared"]
+    assert verdict(content, None) == Reply("ankle", {"loss": 0.5, "steps": 20}, {}, 0)
+    content["shared"] = ArrayRecord()
+    assert verdict(content, {}) == Reply("ankle", {"loss": 0.5, "steps": 20}, {}, 0)
+
+
+def receipt(**change: object) -> Callable[[RecordDict], None]:
+    return lambda content: content["receipt"].update(change)
+
+
+def shared(**arrays: Array) -> Callable[[RecordDict], None]:
+    return lambda content: content["shared"].update(arrays)
+
+
+def without(record: str, name: str | None = None) -> Callable[[RecordDict], None]:
+    return lambda content: content.pop(record) if name is None else content[record].pop(name)
+
+
+def instead(record: str, other: object) -> Callable[[RecordDict], None]:
+    return lambda content: content.update({record: other})
+
+
+A = ARRAYS["a"]
+LYING_HEADER = Array("float32", (2, 3), "numpy.ndarray", encode_array(A).replace(b"(2, 3)", b"(9, 3)"))
+HOSTILE_HEADER = Array("float32", (2, 3), "numpy.ndarray", encode_array(A).replace(b"(2, 3)", b"{[]:1}"))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (without("receipt"), "it holds the records metrics (MetricRecord), shared (ArrayRecord), expected"),
+        (without("metrics"), "it holds the records receipt"),
+        (without("shared"), "it holds the records"),
+        (instead("private", ArrayRecord()), "private (ArrayRecord)"),
+        (instead("shared", MetricRecord({"a": 1.0, "b": 2.0})), "shared (MetricRecord)"),
+        (instead("metrics", ConfigRecord({"loss": "low"})), "metrics (ConfigRecord)"),
+        (instead("receipt", MetricRecord({"round": 3})), "receipt (MetricRecord)"),
+        (receipt(run="abd"), "it answers Receipt(run='abd', round=3, site='ankle'), expected Receipt(run='abc'"),
+        (receipt(round=2), "it answers Receipt(run='abc', round=2"),
+        (receipt(site="knee"), "site='knee'"),
+        (receipt(round="3"), "its receipt cannot be read: 'round' of a Receipt must be int"),
+        (receipt(more=1), "its receipt cannot be read: a Receipt has no word 'more'"),
+        (without("receipt", "run"), "its receipt cannot be read: a Receipt needs the word 'run'"),
+        (instead("metrics", MetricRecord({"loss": float("nan")})), "its metric loss is nan"),
+        (instead("metrics", MetricRecord({"loss": float("-inf")})), "its metric loss is -inf"),
+        (without("shared", "b"), "its parameters do not fit: missing b"),
+        (shared(c=packed(A)), "its parameters do not fit: unknown c"),
+        (shared(a=packed(A.T.copy())), "a is float32[3, 2], expected float32[2, 3]"),
+        (shared(a=packed(A.astype(np.float64))), "a is float64[2, 3], expected float32[2, 3]"),
+        (shared(a=packed(A.astype(">f4").astype(np.int32))), "a is int32[2, 3]"),
+        (shared(a=packed(A.T.copy(), shape=(2, 3))), "a is float32[3, 2], expected float32[2, 3]"),
+        (shared(a=packed(A.astype(np.float64), dtype="float32")), "a is float64[2, 3], expected float32[2, 3]"),
+        (shared(a=packed(A.astype(np.int32), dtype="float32")), "a is int32[2, 3]"),
+        (shared(a=LYING_HEADER), "an array of shape (9, 3) and float32 has 24 bytes of data"),
+        (shared(a=HOSTILE_HEADER), "the header of an array cannot be read (TypeError)"),
+        (shared(a=Array("float32", (2, 3), "numpy.ndarray", b"")), "the header of an array cannot be read"),
+        (shared(a=Array("float32", (2, 3), "numpy.ndarray", encode_array(A)[:-4])), "has 20 bytes of data"),
+        (shared(a=packed(np.where(A > 5, np.nan, A).astype(np.float32))), "a holds values that are not finite"),
+        (shared(b=packed(np.float32([-np.inf]))), "b holds values that are not finite"),
+    ],
+)
+def test_a_reply_that_does_not_fit_is_refused_with_its_reason(change, reason):
+    content = good()
+    change(content)
+    refusal = verdict(content)
+    assert isinstance(refusal, Refusal)
+    assert refusal.site == "ankle"
+    assert reason in refusal.reason
+
+
+def test_parameters_that_were_not_asked_for_are_refused():
+    assert "it holds the records" in verdict(good(), None).reason
+    assert "unknown a" in verdict(good(), {}).reason
+
+
+def test_a_site_that_failed_is_refused_with_its_error():
+    refusal = admit(Message(Error(2, "out of memory"), metadata=METADATA), "ankle", "abc", 3, EXPECTED)
+    assert refusal == Refusal("ankle", "the site failed with error 2 (out of memory)")
