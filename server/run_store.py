@@ -86,10 +86,11 @@ class RunStore:
             self._save("best", round_, shared)
 
     def last(self) -> Checkpoint | None:
-        """Where the run stopped, if it did; metrics of later rounds are dropped."""
+        """Where the run stopped, if it did; metrics of later rounds are dropped, for these rounds come again."""
         checkpoint = self._load("last")
-        if checkpoint is not None:
-            lines = [line for line in self.metrics() if line["round"] <= checkpoint.round]
+        if self._metrics_file.is_file():
+            finished = checkpoint.round if checkpoint else 0
+            lines = [line for line in self.metrics() if line["round"] <= finished]
             write_text(self._metrics_file, "".join(json.dumps(line) + "\n" for line in lines))
         return checkpoint
 

@@ -1,0 +1,38 @@
+import pytest
+
+from server.model_choice import VALIDATION_DICE, ModelChoice
+
+
+def scores(**dice: float) -> dict[str, dict[str, float]]:
+    return {site: {VALIDATION_DICE: value, "loss": 9.0} for site, value in dice.items()}
+
+
+def test_the_best_mean_over_sites_wins_and_among_equals_the_earlier():
+    choice = ModelChoice(apart=False)
+    better = [
+        choice.note(1, scores(ankle=0.5, knee=0.7)),
+        choice.note(2, scores(ankle=0.9, knee=0.2)),
+        choice.note(3, scores(ankle=0.7, knee=0.6)),
+        choice.note(4, scores(ankle=0.6, knee=0.7)),
+    ]
+    assert better == [True, False, True, False]
+    assert choice.best_round("ankle") == choice.best_round("knee") == choice.best_round("unheard") == 3
+
+
+def test_sites_apart_have_a_best_round_each():
+    choice = ModelChoice(apart=True)
+    assert choice.note(1, scores(ankle=0.5, knee=0.7))
+    assert choice.note(2, scores(ankle=0.6, knee=0.2))
+    assert not choice.note(3, scores(ankle=0.6))
+    assert (choice.best_round("ankle"), choice.best_round("knee"), choice.best_round("hip")) == (2, 1, 0)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_what_says_nothing_changes_nothing(apart):
+    choice = ModelChoice(apart)
+    assert not choice.note(1, {})
+    assert not choice.note(1, {"ankle": {"loss": 0.1}})
+    assert not choice.note(0, scores(ankle=0.9))
+    assert choice.best_round("ankle") == 0
+    assert choice.note(2, scores(ankle=0.0) | {"knee": {"loss": 0.1}})  # a score of 0 is a score
+    assert choice.best_round("ankle") == 2

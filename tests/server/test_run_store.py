@@ -1,0 +1,137 @@
+import json
+
+import numpy as np
+import pytest
+
+from mtmd_core.config import RunConfig, compose
+from server.run_store import Checkpoint, RunStore
+
+
+def config(*overrides: str) -> RunConfig:
+    return compose("federation", ["federation.rounds=3", *overrides])
+
+
+def arrays(round_: int) -> dict[str, np.ndarray]:
+    return {"conv.weight": np.full((2, 1), round_, np.float32)}
+
+
+def after_two_rounds(folder) -> RunStore:
+    """A run that stopped in its third round, when metrics were written and the checkpoint was not."""
+    store = RunStore(folder, config(), every_round=True)
+    for round_ in (1, 2, 3):
+        store.append_metrics([{"round": round_, "site": site, "loss": 0.1} for site in ("ankle", "knee")])
+        if round_ < 3:
+            store.save_best(round_, arrays(round_))
+            store.save_last(round_, arrays(round_))
+    return store
+
+
+def assert_new(store: RunStore, old: RunStore) -> None:
+    assert store.name != old.name
+    assert store.last() is None
+    assert store.best() is None
+    assert store.metrics() == []
+
+
+def test_a_run_goes_on_from_its_last_checkpoint_and_drops_later_metrics(tmp_path):
+    stopped = after_two_rounds(tmp_path)
+    store = RunStore(tmp_path, config(), every_round=True)
+    assert store.name == stopped.name
+    last, best = store.last(), store.best()
+    assert (last.round, best.round) == (2, 2)
+    np.testing.assert_array_equal(last.shared["conv.weight"], arrays(2)["conv.weight"])
+    assert last.shared["conv.weight"].dtype == np.float32
+    assert [(line["round"], line["site"]) for line in store.metrics()] == [
+        (1, "ankle"),
+        (1, "knee"),
+        (2, "ankle"),
+        (2, "knee"),
+    ]
+
+
+def test_metrics_of_a_first_round_without_a_checkpoint_are_dropped_too(tmp_path):
+    RunStore(tmp_path, config(), every_round=True).append_metrics([{"round": 1, "site": "ankle"}])
+    store = RunStore(tmp_path, config(), every_round=True)
+    assert store.last() is None
+    assert store.metrics() == []
+
+
+@pytest.mark.parametrize("override", ["seed=1", "federation.rounds=4", "network.width=16"])
+def test_another_configuration_starts_a_new_run(tmp_path, override):
+    stopped = after_two_rounds(tmp_path)
+    assert_new(RunStore(tmp_path, config(override), every_round=True), stopped)
+
+
+def test_a_finished_run_is_not_continued_and_keeps_its_result(tmp_path):
+    store = after_two_rounds(tmp_path)
+    store.finish({"mean": {"dice": 0.9}}, Checkpoint(2, arrays(2)))
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"mean": {"dice": 0.9}}
+    assert (tmp_path / "checkpoints" / "chosen.safetensors").is_file()
+    assert_new(RunStore(tmp_path, config(), every_round=True), store)
+    assert not (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.yaml"])
+@pytest.mark.parametrize("content", [None, "", "{", "\0"])
+def test_a_run_whose_description_is_lost_is_not_continued(tmp_path, name, content):
+    stopped = after_two_rounds(tmp_path)
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    assert_new(RunStore(tmp_path, config(), every_round=True), stopped)
+
+
+def test_a_line_cut_short_is_passed_over(tmp_path, caplog):
+    store = after_two_rounds(tmp_path)
+    path = tmp_path / "round_metrics.jsonl"
+    path.write_text(path.read_text()[:-10])
+    assert len(store.metrics()) == 5
+    assert "cut short" in caplog.text
+
+
+def test_a_damaged_checkpoint_starts_the_run_from_its_beginning(tmp_path, caplog):
+    stopped = after_two_rounds(tmp_path)
+    path = tmp_path / "checkpoints" / "last.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    store = RunStore(tmp_path, config(), every_round=True)
+    assert store.name == stopped.name
+    assert store.last() is None
+    assert store.metrics() == []
+    assert "starts from its beginning" in caplog.text
+
+
+def test_a_checkpoint_of_another_run_is_not_taken(tmp_path):
+    after_two_rounds(tmp_path / "other")
+    store = RunStore(tmp_path / "this", config(), every_round=True)
+    (tmp_path / "this" / "checkpoints").mkdir()
+    (tmp_path / "other/checkpoints/last.safetensors").rename(tmp_path / "this/checkpoints/last.safetensors")
+    assert store.last() is None
+
+
+def test_a_simulation_writes_its_last_round_only(tmp_path):
+    store = RunStore(tmp_path, config(), every_round=False)
+    store.save_last(1, arrays(1))
+    store.save_best(1, arrays(1))
+    assert store.last() is None
+    assert store.best() is None
+    store.save_last(3, arrays(3))
+    assert store.last().round == 3
+    assert RunStore(tmp_path, config(), every_round=False).name != store.name
+
+
+def test_progress_is_told(tmp_path):
+    store = RunStore(tmp_path, config(), every_round=True)
+    store.progress("training", 1, "round 2 of 3", ["ankle"])
+    assert json.loads((tmp_path / "progress.json").read_text()) == {
+        "phase": "training",
+        "round": 1,
+        "rounds": 3,
+        "sites": ["ankle"],
+        "message": "round 2 of 3",
+    }
+
+
+def test_metrics_that_json_cannot_hold_are_not_written(tmp_path):
+    store = RunStore(tmp_path, config(), every_round=True)
+    with pytest.raises(ValueError, match="JSON compliant"):
+        store.append_metrics([{"round": 1, "loss": float("nan")}])
