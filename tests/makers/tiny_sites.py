@@ -1,0 +1,49 @@
+"""Three tiny sites with three label spaces, and the words of a run over them that takes a second."""
+
+from pathlib import Path
+
+import numpy as np
+from volumes import write_case, write_description
+
+SITES = {"ankle": 3, "knee": 2, "shoulder": 1}
+"""Site → number of structures."""
+RUN = (
+    "network.width=4",
+    "data.slice_size=16",
+    "training.batch_size=6",
+    "federation.rounds=3",
+    "federation.local_steps=2",
+    "training.steps=6",
+    "training.validate_every_steps=3",
+    "threads=1",
+)
+
+
+def write_sites(folder: Path, exams: int = 4, sites: dict[str, int] | None = None) -> dict[str, Path]:
+    """Write sites with exams of 20×24×6 voxels: a noisy background and a bright ball for each structure."""
+    folders = {}
+    for place, (site, structures) in enumerate((sites or SITES).items()):
+        folders[site] = folder / site
+        names = tuple(f"{site}_bone_{label}" for label in range(1, structures + 1))
+        write_description(folders[site], structures=names)
+        random = np.random.default_rng(place)
+        for exam in range(exams):
+            image, labels = _ball_exam(random, structures)
+            write_case(folders[site], f"{site}_exam_{exam}", image, labels, np.diag([1.0, 1.0, 2.5, 1.0]))
+    return folders
+
+
+def run_words(folders: dict[str, Path], *more: str) -> list[str]:
+    """The words of a run over the sites, as on the command line."""
+    sites = ", ".join(f"{site}: '{folder}'" for site, folder in folders.items())
+    return [*RUN, f"sites={{{sites}}}", *more]
+
+
+def _ball_exam(random: np.random.Generator, structures: int) -> tuple[np.ndarray, np.ndarray]:
+    grid = np.stack(np.meshgrid(np.arange(20), np.arange(24), np.arange(6), indexing="ij"), axis=-1)
+    labels = np.zeros((20, 24, 6), np.uint8)
+    for label in range(1, structures + 1):
+        centre = np.array([10, 24 * label / (structures + 1), 3]) + random.uniform(-1, 1, 3)
+        labels[(((grid - centre) / [4, 3, 2]) ** 2).sum(axis=-1) <= 1] = label
+    image = random.normal(100, 10, labels.shape) + 60 * labels
+    return image.astype(np.int16), labels

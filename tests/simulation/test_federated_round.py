@@ -1,0 +1,188 @@
+"""What crosses between server and sites in a full round, and what a site's restart changes (nothing)."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Message
+from tiny_sites import SITES, run_words, write_sites
+
+from client.app import build_client_app
+from client.outbox import Outbox
+from client.site import Site
+from client.site_state import DiskState, MemoryState, SiteState
+from mtmd_core.config import RunConfig, compose
+from mtmd_core.data.site_data import load_site
+from mtmd_core.wire import RECEIPT, decode_array
+from server.app import coordinate
+from server.run_store import RunStore
+from simulation.grid import InProcessGrid
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_sites(tmp_path_factory.mktemp("sites"))
+
+
+@pytest.fixture
+def config(folders: dict[str, Path]) -> RunConfig:
+    torch.set_num_threads(1)
+    return compose("simulate", run_words(folders))
+
+
+def open_sites(folders: dict[str, Path], cache: Path, state: Path | None = None) -> dict[str, Site]:
+    sites = {}
+    for name, folder in folders.items():
+        memory: SiteState = MemoryState() if state is None else DiskState(state / name)
+        sites[name] = Site(
+            name=name,
+            structures=SITES[name],
+            load_data=lambda size, axis, name=name, folder=folder: load_site(name, folder, size, axis, cache),
+            state=memory,
+            outbox=Outbox("structure"),
+            device=torch.device("cpu"),
+        )
+    return sites
+
+
+class RecordingGrid(InProcessGrid):
+    """Keeps every message that crosses, both ways."""
+
+    def __init__(self, sites: dict[str, Site]) -> None:
+        super().__init__({name: build_client_app(site) for name, site in sites.items()})
+        self.to_sites: list[Message] = []
+        self.from_sites: list[Message] = []
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        messages = list(messages)
+        self.to_sites += messages
+        return super().push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        replies = super().pull_messages(message_ids)
+        self.from_sites += replies
+        return replies
+
+
+def arrays_of(messages: list[Message]) -> dict[str, list[np.ndarray]]:
+    """Every array in the messages, by name."""
+    found: dict[str, list[np.ndarray]] = {}
+    for message in messages:
+        for record in message.content.array_records.values():
+            for name, array in record.items():
+                found.setdefault(name, []).append(decode_array(array.data))
+    return found
+
+
+def test_no_private_tensor_is_in_any_message(
+    folders: dict[str, Path], config: RunConfig, tmp_path: Path
+) -> None:
+    sites = open_sites(folders, tmp_path / "cache")
+    private: list[np.ndarray] = []
+    grid = RecordingGrid(sites)
+
+    def remember_private(_round: int, _metrics: dict) -> None:
+        for site in sites.values():
+            private.extend(tensor.numpy().copy() for tensor in site.learner._private().values())
+
+    coordinate(grid, config, RunStore(tmp_path / "run", config, every_round=False), remember_private)
+    crossed = arrays_of(grid.to_sites + grid.from_sites)
+    learner = sites["knee"].learner
+    assert set(crossed) == set(learner.partition.shared)
+    assert private
+    assert len(grid.from_sites) == 3 * (1 + config.federation.rounds + 2)  # roll call, rounds, validation and test
+    trained = {tensor.tobytes() for tensor in private if np.unique(tensor).size > 1}
+    assert trained
+    sent = {array.tobytes() for arrays in crossed.values() for array in arrays}
+    assert not sent & trained
+    values = np.unique(np.concatenate([np.frombuffer(piece, np.float32) for piece in trained]))
+    crossing = np.unique(np.concatenate([np.frombuffer(piece, np.float32) for piece in sent]))
+    assert np.isin(values, crossing).mean() < 0.01  # no private number hides in another array either
+
+
+def test_no_name_leaves_a_site(folders: dict[str, Path], config: RunConfig, tmp_path: Path) -> None:
+    grid = RecordingGrid(open_sites(folders, tmp_path / "cache"))
+    coordinate(grid, config, RunStore(tmp_path / "run", config, every_round=False))
+    text = "".join(
+        str({key: dict(record) for key, record in message.content.items() if key not in message.content.array_records})
+        for message in grid.from_sites
+    )
+    assert "validation/foreground_mean/dice" in text
+    for forbidden in ("bone", "exam", str(tmp_path), "/", "imagesTr")[:3]:
+        assert forbidden not in text
+
+
+def test_a_site_that_restarts_between_rounds_changes_nothing(
+    folders: dict[str, Path], config: RunConfig, tmp_path: Path
+) -> None:
+    finals = []
+    for name, restart in (("steady", False), ("restarted", True)):
+        sites = open_sites(folders, tmp_path / "cache", tmp_path / name)
+        grid = RecordingGrid(sites)
+
+        def on_round(round_: int, _metrics: dict, restart: bool = restart, grid: RecordingGrid = grid) -> None:
+            if restart:  # every site is a new process with nothing but its disk
+                fresh = open_sites(folders, tmp_path / "cache", tmp_path / "restarted")
+                grid._apps = dict(enumerate((build_client_app(site) for site in fresh.values()), start=1))
+                restarted.update(fresh)
+
+        restarted: dict[str, Site] = {}
+        outcome = coordinate(grid, config, RunStore(tmp_path / f"{name}-run", config, every_round=False), on_round)
+        members = restarted or sites
+        finals.append((outcome.checkpoint.shared, {k: s.learner.network.state_dict() for k, s in members.items()}))
+    (shared, states), (shared_again, states_again) = finals
+    assert all(np.array_equal(shared[name], shared_again[name]) for name in shared)
+    for site in SITES:
+        assert all(torch.equal(states[site][name], states_again[site][name]) for name in states[site])
+
+
+def test_a_visit_that_comes_twice_gives_the_same_answer(
+    folders: dict[str, Path], config: RunConfig, tmp_path: Path
+) -> None:
+    site = open_sites({"knee": folders["knee"]}, tmp_path / "cache", tmp_path / "state")["knee"]
+    grid = RecordingGrid({"knee": site})
+    config.sites, config.training.batch_size = {"knee": str(folders["knee"])}, 2
+    coordinate(grid, config, RunStore(tmp_path / "run", config, every_round=False))
+    visits = [message for message in grid.to_sites if message.metadata.message_type == "train"]
+    replies = [message for message in grid.from_sites if RECEIPT in message.content and message.content.array_records]
+    again = build_client_app(site)(message=visits[-1], context=None)
+    first, second = arrays_of([replies[-1]]), arrays_of([again])
+    assert all(np.array_equal(first[name][0], second[name][0]) for name in first)
+
+
+def test_a_run_that_is_interrupted_goes_on_to_the_same_end(
+    folders: dict[str, Path], config: RunConfig, tmp_path: Path
+) -> None:
+    def fail_after_two(round_: int, _metrics: dict) -> None:
+        if round_ == 2:
+            raise KeyboardInterrupt
+
+    steady = coordinate(
+        InProcessGrid(
+            {name: build_client_app(s) for name, s in open_sites(folders, tmp_path / "cache", tmp_path / "a").items()}
+        ),
+        config,
+        RunStore(tmp_path / "steady", config, every_round=True),
+    )
+    store = RunStore(tmp_path / "stopped", config, every_round=True)
+    sites = open_sites(folders, tmp_path / "cache", tmp_path / "b")
+    with pytest.raises(KeyboardInterrupt):
+        coordinate(
+            InProcessGrid({name: build_client_app(site) for name, site in sites.items()}), config, store, fail_after_two
+        )
+    continued = RunStore(tmp_path / "stopped", config, every_round=True)
+    assert continued.name == store.name
+    rounds = []
+    sites = open_sites(folders, tmp_path / "cache", tmp_path / "b")
+    outcome = coordinate(
+        InProcessGrid({name: build_client_app(site) for name, site in sites.items()}),
+        config,
+        continued,
+        lambda round_, _: rounds.append(round_),
+    )
+    assert rounds == [3]
+    assert outcome.checkpoint.round == steady.checkpoint.round
+    assert all(np.array_equal(outcome.checkpoint.shared[n], steady.checkpoint.shared[n]) for n in steady.checkpoint.shared)
+    assert [line["round"] for line in continued.metrics()] == [1, 1, 1, 2, 2, 2, 3, 3, 3]

@@ -1,0 +1,496 @@
+"""Phantom joints: geometry, signal, orientation, files and the command."""
+
+import gzip
+import json
+from functools import cache
+from importlib import resources
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import special
+
+from mtmd_core.data.dataset import load_dataset, load_exam
+from mtmd_core.errors import ConfigurationError
+from simulation.phantom import JOINT_NAMES, PhantomExam, make_exam, write_datasets
+from simulation.phantom.acquisition import (
+    PROTOCOLS,
+    ghost,
+    paint_thick_slice,
+    plan_acquisition,
+    rician,
+    supersampling,
+)
+from simulation.phantom.anatomy import band, ring
+from simulation.phantom.atlas import load_atlas
+from simulation.phantom.child import Child, Pose, make_child, smallest_gap_mm
+from simulation.phantom.command import main, parse_exams
+from simulation.phantom.difficulty import best_window_dice
+from simulation.phantom.exam import ANATOMIES
+from simulation.phantom.geometry import Scene, build_scene, tube_distance
+from simulation.phantom.lattice import Grid, Lattice, SliceSampler, cubic_weights
+from simulation.phantom.pictures import threshold_table, write_pictures
+from simulation.phantom.tissue import CONTRASTS, SlicePainter, occupancy
+
+SMALL = (48, 48, 24)
+LABELS = {
+    "ankle": {"calcaneus": 1, "talus": 2, "tibia": 3},
+    "knee": {"femur": 1, "fibula": 2, "patella": 3, "tibia": 4},
+    "shoulder": {"humerus": 1, "scapula": 2},
+}
+
+
+@cache
+def small_exam(joint: str, index: int = 0) -> PhantomExam:
+    return make_exam(joint, seed=0, index=index, shape=SMALL)
+
+
+@cache
+def small_scene(joint: str, index: int = 0) -> tuple[Scene, Grid]:
+    """A child's scene on a grid of about 3 mm, without going through an exam."""
+    child = make_child(ANATOMIES[joint], np.random.default_rng([7, index]))
+    acquisition = plan_acquisition(joint, child, 1.0, SMALL, np.random.default_rng([8, index]))
+    grid = acquisition.grid
+    rng = np.random.default_rng([9, index])
+    return build_scene(child, acquisition.frame, grid.extent_mm(), min(grid.spacing_mm), rng), grid
+
+
+def centre_ras(exam: PhantomExam, label: int) -> np.ndarray:
+    return nib.affines.apply_affine(exam.affine, np.argwhere(exam.labels == label).mean(0))
+
+
+# ---------------------------------------------------------------- lattices
+
+
+def test_cubic_interpolation_reproduces_quadratics() -> None:
+    axes = np.arange(9.0), np.arange(8.0), np.arange(7.0)
+
+    def quadratic(i, j, k):
+        return 0.3 * i * i - i * j + 0.5 * j * j + 2 * k - 0.25 * k * k
+
+    k, j, i = np.meshgrid(*reversed(axes), indexing="ij")
+    lattice = Lattice(np.zeros(3), 1.0, quadratic(i, j, k).astype(np.float32))
+    positions = (np.array([1.0, 2.25, 6.9]), np.array([1.5, 4.75]), np.array([1.3, 4.6]))
+    sampler = SliceSampler(lattice, positions)
+    for n in sampler.slices:
+        expected = quadratic(positions[0][None, :], positions[1][:, None], positions[2][n])
+        np.testing.assert_allclose(sampler.sample(n), expected, atol=1e-5)
+    first, weights = cubic_weights(np.array([2.5]))
+    assert first == [1]
+    np.testing.assert_allclose(weights, [[-1 / 16, 9 / 16, 9 / 16, -1 / 16]])
+
+
+def test_a_sampler_is_silent_where_its_lattice_does_not_reach() -> None:
+    lattice = Lattice(np.array([0.0, 0.0, 0.0]), 1.0, np.ones((6, 6, 6), np.float32))
+    sampler = SliceSampler(lattice, (np.arange(-5.0, 10.0), np.arange(0.0, 3.0), np.arange(-9.0, 9.0)))
+    assert sampler.window == (slice(1, 3), slice(6, 9))
+    assert sampler.slices == range(10, 13)
+    assert SliceSampler(lattice, (np.arange(50.0, 60.0), np.arange(3.0), np.arange(3.0))).slices == range(0)
+
+
+# ---------------------------------------------------------------- geometry
+
+
+def test_distance_to_a_tapered_tube() -> None:
+    tube = ((0.0, 0.0, 0.0, 2.0), (10.0, 0.0, 0.0, 4.0), (10.0, 0.0, 20.0, 4.0))
+    points = np.array([(5, 6, 0), (-4, 3, 0), (10, 0, 10), (10, 5, 10), (0, 0, 0)], np.float32).T
+    np.testing.assert_allclose(tube_distance(tube, points[:, :, None])[:, 0], [3, 3, -4, 1, -2], atol=1e-6)
+
+
+def test_rings_and_bands_lie_where_asked() -> None:
+    arc = ring((1, 2, 3), (4, 0, 0), (0, 2, 0), (0, 180), 0.5, 2)
+    np.testing.assert_allclose(arc, [(5, 2, 3, 0.5), (1, 4, 3, 0.5), (-3, 2, 3, 0.5)], atol=1e-9)
+    copies = band(((0, 0, 0, 1), (0, 0, 9, 1)), (3, 0, 0), 3)
+    assert [copy[1] for copy in copies] == [(-3, 0, 9, 1), (0, 0, 9, 1), (3, 0, 9, 1)]
+
+
+def test_a_pose_can_be_undone() -> None:
+    turn = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])  # a quarter turn about z
+    pose = Pose(turn, np.array([1.0, 0, 0]), np.array([0.0, 0, 5]))
+    np.testing.assert_allclose(pose.apply(np.array([[2.0, 0, 0]])), [[1, 1, 5]])
+    np.testing.assert_allclose(pose.undo(np.array([[1.0, 1, 5]])), [[2, 0, 0]])
+
+
+@pytest.mark.parametrize("joint", JOINT_NAMES)
+def test_the_measured_gap_is_the_atlas_s_and_goes_negative_when_bones_are_pushed_together(joint: str) -> None:
+    bones = load_atlas(joint)
+    rest = {bone.name: () for bone in bones}
+    text = (resources.files("simulation.phantom") / "atlas.json").read_text()
+    recorded = min(json.loads(text)["joints"][joint]["smallest_gap_mm"].values())
+    assert smallest_gap_mm(bones, rest) == pytest.approx(recorded, abs=0.5)
+    away = bones[1].bounds_mm()[0] - bones[0].bounds_mm()[0]
+    assert smallest_gap_mm(bones, rest | {bones[0].name: (Pose(np.eye(3), np.zeros(3), away),)}) < -1
+
+
+@pytest.mark.parametrize("joint", JOINT_NAMES)
+@pytest.mark.parametrize("index", [0, 1])
+def test_bones_never_overlap(joint: str, index: int) -> None:
+    scene, grid = small_scene(joint, index)
+    outlines = {}
+    for bone in scene.bones:
+        sampler = SliceSampler(bone.distance, grid.axes())
+        volume = np.full(grid.shape[::-1], 99, np.float32)
+        for k in sampler.slices:
+            volume[k][sampler.window] = sampler.sample(k)
+        assert (volume < 0).any(), f"{bone.name} is not in the field of view"
+        outlines[bone.name] = volume
+    for one, other in combinations(outlines, 2):
+        assert not ((outlines[one] < 0) & (outlines[other] < 0)).any(), f"{one} and {other} overlap"
+
+
+def test_children_grow_and_their_growth_plates_close() -> None:
+    rng = np.random.default_rng(3)
+    children = sorted((make_child(ANATOMIES["shoulder"], rng) for _ in range(60)), key=lambda child: child.age_years)
+    assert children[0].age_years >= 5
+    assert children[-1].age_years <= 17
+    assert {child.side for child in children} == {"left", "right"}
+    young, old = children[:15], children[-15:]
+
+    def mean(group: list[Child], of) -> float:
+        return float(np.mean([of(child) for child in group]))
+
+    assert mean(young, lambda child: child.scale) < 0.85 * mean(old, lambda child: child.scale)
+    for smaller, larger in pairwise(children):
+        assert smaller.physis_mm(17.0) >= larger.physis_mm(17.0)
+        assert smaller.rim_mm() >= larger.rim_mm()
+    assert children[0].physis_mm(17.0) > 2 * children[-1].physis_mm(17.0)
+
+
+# ---------------------------------------------------------------- signal
+
+
+def test_occupancy_of_a_flat_face() -> None:
+    distance = np.array([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0], np.float32)
+    np.testing.assert_allclose(occupancy(distance, 2.0), [1, 1, 0.75, 0.5, 0.25, 0, 0])
+
+
+@pytest.mark.parametrize("joint", JOINT_NAMES)
+def test_partial_volume_agrees_with_painting_at_three_times_the_resolution(joint: str) -> None:
+    """Shares of tissue computed from distances against 27 sub-voxels a voxel, averaged: no noise, no bias."""
+    scene, _ = small_scene(joint)
+    grid = Grid((64, 64, 6), (1.5, 1.5, 1.5))
+    contrast = CONTRASTS[joint]
+    direct = SlicePainter(scene, grid.axes(), contrast, 1.5)
+    fine = SlicePainter(scene, grid.refined((3, 3, 3)).axes(), contrast, 0.5)
+    values = [0, *LABELS[joint].values()]
+    for k in (1, 4):
+        signal, labels = direct.paint(k)
+        averaged, voted = paint_thick_slice(fine, k, (3, 3, 3), values)
+        span = np.ptp(averaged)
+        assert np.abs(signal - averaged).mean() < 0.02 * span
+        assert np.corrcoef(signal.ravel(), averaged.ravel())[0, 1] > 0.985
+        assert (labels != voted).mean() < 0.01
+        assert (labels > 0).any()
+
+
+def test_thick_slices_average_signal_and_vote_on_labels() -> None:
+    class Painted:
+        """Two sub-slices of 2×4 voxels."""
+
+        signals = (np.arange(8.0).reshape(2, 4), np.full((2, 4), 10.0))
+        labels = (np.array([[1, 1, 0, 2], [1, 0, 0, 2]]), np.array([[0, 1, 0, 2], [1, 0, 0, 0]]))
+
+        def paint(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+            return self.signals[k], self.labels[k]
+
+    signal, labels = paint_thick_slice(Painted(), 0, (2, 2, 2), [0, 1, 2])
+    np.testing.assert_allclose(signal, [[(0 + 1 + 4 + 5 + 40) / 8, (2 + 3 + 6 + 7 + 40) / 8]])
+    np.testing.assert_array_equal(labels, [[1, 0]])
+
+
+def test_voxels_are_cut_until_nearly_cubic() -> None:
+    assert supersampling((0.6, 0.6, 0.7)) == (1, 1, 1)
+    assert supersampling((0.28, 0.28, 0.8)) == (1, 1, 2)
+    assert supersampling((2.5, 2.5, 2.5)) == (2, 2, 2)
+
+
+def test_noise_is_rician() -> None:
+    rng = np.random.default_rng(0)
+    air = rician(np.zeros((400, 400), np.float32), 0.1, rng)
+    assert air.mean() == pytest.approx(0.1 * np.sqrt(np.pi / 2), rel=0.01)
+    bright = rician(np.full((400, 400), 2.0, np.float32), 0.1, rng)
+    assert bright.std() == pytest.approx(0.1, rel=0.02)
+    assert np.square(bright).mean() == pytest.approx(4 + 2 * 0.01, rel=1e-3)
+
+
+def test_ghosts_are_copies_along_the_phase_axis() -> None:
+    line = np.zeros((64, 3), np.float32)
+    line[20, 1] = 1
+    moved = ghost(line, shift=9, strength=0.5)
+    assert moved[20, 1] == pytest.approx(special.j0(0.5), abs=1e-5)
+    assert moved[29, 1] == pytest.approx(special.j1(0.5), abs=1e-5)
+    assert moved[11, 1] == pytest.approx(special.j1(0.5), abs=1e-5)
+    np.testing.assert_allclose(moved[:, [0, 2]], 0, atol=1e-7)
+    np.testing.assert_allclose(ghost(line, shift=9, strength=0.0), line, atol=1e-6)
+
+
+def test_the_distal_fibula_is_seen_in_the_ankle_and_is_background() -> None:
+    scene, grid = small_scene("ankle")
+    fibula, talus = (next(b for b in scene.bones if b.name == name) for name in ("fibula_distal", "talus"))
+    painter = SlicePainter(scene, grid.axes(), CONTRASTS["ankle"], min(grid.spacing_mm))
+    marrow = {}
+    for bone in (fibula, talus):
+        sampler, signals = SliceSampler(bone.distance, grid.axes()), []
+        for k in sampler.slices:
+            signal, labels = painter.paint(k)
+            deep = sampler.sample(k) < -3.5
+            signals.append(signal[sampler.window][deep])
+            assert set(labels[sampler.window][deep]) <= {bone.label}
+        marrow[bone.name] = np.concatenate(signals).mean()
+    assert fibula.label == 0
+    assert marrow["fibula_distal"] == pytest.approx(marrow["talus"], rel=0.3)
+
+
+# ---------------------------------------------------------------- exams
+
+
+@pytest.mark.parametrize("joint", JOINT_NAMES)
+def test_labels_are_the_paper_s(joint: str) -> None:
+    exam = small_exam(joint)
+    assert ANATOMIES[joint].labels == LABELS[joint]
+    assert set(np.unique(exam.labels)) == {0, *LABELS[joint].values()}
+    assert exam.image.shape == exam.labels.shape == SMALL
+    assert (exam.image.dtype, exam.labels.dtype) == (np.int16, np.uint8)
+    assert exam.image.min() >= 0
+
+
+@pytest.mark.parametrize("joint", JOINT_NAMES)
+def test_no_bone_is_found_by_a_threshold(joint: str) -> None:
+    for index in (0, 1):
+        exam = small_exam(joint, index)
+        for structure, label in LABELS[joint].items():
+            threshold, window = best_window_dice(exam.image, exam.labels == label)
+            assert threshold <= window < 0.6, f"{structure} of {joint} {index}"
+
+
+def test_best_threshold_and_window_against_trying_them_all() -> None:
+    rng = np.random.default_rng(1)
+    image = rng.integers(0, 30, (6, 7, 8)).astype(np.int16)
+    structure = (image > 9) & (image < 17) & (rng.random(image.shape) < 0.8)
+
+    def dice(kept: np.ndarray) -> float:
+        return 2 * (kept & structure).sum() / (kept.sum() + structure.sum())
+
+    threshold = max(max(dice(image >= t), dice(image < t)) for t in range(31))
+    window = max(dice((image >= a) & (image < b)) for a in range(30) for b in range(a + 1, 31))
+    assert best_window_dice(image, structure) == pytest.approx((threshold, window))
+    with pytest.raises(ValueError, match="no voxel"):
+        best_window_dice(image, np.zeros_like(structure))
+
+
+@pytest.mark.parametrize("joint", JOINT_NAMES)
+def test_neighbours_lie_as_in_a_body_on_both_sides(joint: str) -> None:
+    """RAS: x to the patient's right, y to the front, z up; lateral is away from the body's middle."""
+    sides = {}
+    for index in range(8):
+        exam = small_exam(joint, index)
+        sides[exam.laterality] = exam
+        if len(sides) == 2:
+            break
+    assert set(sides) == {"left", "right"}
+    for side, exam in sides.items():
+        lateral = -1 if side == "left" else 1
+        at = {name: centre_ras(exam, label) for name, label in LABELS[joint].items()}
+        if joint == "ankle":
+            assert at["tibia"][2] > at["talus"][2] > at["calcaneus"][2]
+            assert at["talus"][1] > at["calcaneus"][1] + 5
+        elif joint == "knee":
+            assert at["femur"][2] > at["tibia"][2]
+            assert at["patella"][1] > at["femur"][1] + 15
+            assert lateral * (at["fibula"][0] - at["tibia"][0]) > 5
+        else:
+            assert lateral * (at["humerus"][0] - at["scapula"][0]) > 10
+
+
+@pytest.mark.parametrize(("joint", "codes"), [("ankle", "PSR"), ("knee", "PSR"), ("shoulder", "LAS")])
+def test_orientation_and_field_of_view_are_a_scanner_s(joint: str, codes: str) -> None:
+    exam, protocol = small_exam(joint), PROTOCOLS[joint]
+    assert "".join(nib.aff2axcodes(exam.affine)) == codes
+    np.testing.assert_allclose(np.linalg.norm(exam.affine[:3, :3], axis=0), exam.spacing_mm)
+    extent = np.multiply(exam.spacing_mm, exam.image.shape)
+    finest = np.multiply(protocol.matrix, (protocol.finest_mm[0],) * 2 + (protocol.finest_mm[1],))
+    coarsest = np.multiply(protocol.matrix, (protocol.coarsest_mm[0],) * 2 + (protocol.coarsest_mm[1],))
+    assert (extent >= finest - 1e-6).all()
+    assert (extent <= coarsest + 1e-6).all()
+
+
+def test_scale_changes_the_matrix_and_not_the_field_of_view() -> None:
+    rng_seed = 5
+    child = make_child(ANATOMIES["ankle"], np.random.default_rng(1))
+    half, quarter = (
+        plan_acquisition("ankle", child, scale, None, np.random.default_rng(rng_seed)) for scale in (0.5, 0.25)
+    )
+    assert half.grid.shape == (280, 288, 65)
+    assert quarter.grid.shape == (140, 144, 32)
+    np.testing.assert_allclose(half.grid.extent_mm(), quarter.grid.extent_mm())
+    centre = [nib.affines.apply_affine(a.affine, (np.array(a.grid.shape) - 1) / 2) for a in (half, quarter)]
+    np.testing.assert_allclose(centre[0], centre[1], atol=1e-9)
+
+
+def test_another_site_s_contrast_keeps_the_geometry_and_turns_the_contrast_round() -> None:
+    own = small_exam("ankle")
+    other = make_exam("ankle", seed=0, index=0, shape=SMALL, site_contrast="shoulder")
+    np.testing.assert_array_equal(own.labels, other.labels)
+    np.testing.assert_array_equal(own.affine, other.affine)
+    assert other.contrast == "shoulder"
+    bone, soft = own.labels == 1, (own.labels == 0) & (own.image > np.quantile(own.image, 0.7))
+
+    def standardised(image: np.ndarray) -> np.ndarray:
+        return (image - image.mean()) / image.std()
+
+    own_z, other_z = standardised(own.image), standardised(other.image)
+    assert own_z[bone].mean() > other_z[bone].mean() + 0.3
+    assert np.corrcoef(own.image[bone | soft], other.image[bone | soft])[0, 1] < 0.8
+
+
+def test_exams_differ_by_index_and_seed_and_not_by_anything_else() -> None:
+    again = make_exam("shoulder", seed=0, index=0, shape=SMALL)
+    np.testing.assert_array_equal(again.image, small_exam("shoulder").image)
+    assert not np.array_equal(small_exam("shoulder", 1).image, again.image)
+    assert not np.array_equal(make_exam("shoulder", seed=1, index=0, shape=SMALL).image, again.image)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"joint": "hip"}, "hip"),
+        ({"site_contrast": "elbow"}, "elbow"),
+        ({"seed": -1}, "-1"),
+        ({"scale": 1.5}, "1.5"),
+        ({"shape": (4, 64, 64)}, "4, 64"),
+    ],
+)
+def test_unusable_arguments_are_named(changed: dict, named: str) -> None:
+    arguments = {"joint": "knee", "seed": 0, "index": 0} | changed
+    with pytest.raises(ConfigurationError, match=named):
+        make_exam(**arguments)
+
+
+# ---------------------------------------------------------------- files
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("phantoms")
+    write_datasets(out, {"ankle": 2, "shoulder": 1}, seed=4, scale=0.05, workers=1)
+    return out
+
+
+def test_same_seed_same_bytes_with_any_number_of_workers(written: Path, tmp_path: Path) -> None:
+    write_datasets(tmp_path, {"shoulder": 1, "ankle": 2}, seed=4, scale=0.05, workers=2)
+    assert contents(tmp_path) == contents(written)
+    assert len(contents(written)) == 2 * 3 + 2
+
+
+def test_an_exam_does_not_depend_on_how_many_are_made(written: Path, tmp_path: Path) -> None:
+    write_datasets(tmp_path, {"ankle": 1}, seed=4, scale=0.05, workers=1)
+    image = "ankle/imagesTr/ankle_001_0000.nii.gz"
+    assert contents(tmp_path)[image] == contents(written)[image]
+    assert contents(written)[image] != contents(written)["ankle/imagesTr/ankle_002_0000.nii.gz"]
+
+
+def test_the_project_s_own_reader_takes_a_phantom_dataset(written: Path) -> None:
+    dataset = load_dataset(written / "ankle")
+    exam = load_exam(dataset.cases[0], dataset.structures)
+    made = make_exam("ankle", seed=4, index=0, scale=0.05)
+    assert tuple(dataset.structures) == ("calcaneus", "talus", "tibia")
+    assert exam.image.size == made.image.size
+    assert set(np.unique(exam.labels)) <= {0, 1, 2, 3}
+
+
+def test_headers_carry_spacing_and_orientation_twice(written: Path) -> None:
+    exam = make_exam("shoulder", seed=4, index=0, scale=0.05)
+    for part, name in (("imagesTr", "shoulder_001_0000.nii.gz"), ("labelsTr", "shoulder_001.nii.gz")):
+        path = written / "shoulder" / part / name
+        nifti = nib.load(path)
+        qform, qcode = nifti.get_qform(coded=True)
+        sform, scode = nifti.get_sform(coded=True)
+        assert (qcode, scode) == (1, 1)
+        np.testing.assert_allclose(qform, sform, atol=1e-3)
+        np.testing.assert_allclose(sform, exam.affine, atol=1e-4)
+        np.testing.assert_allclose(nifti.header.get_zooms(), exam.spacing_mm, rtol=1e-6)
+        assert nifti.header.get_xyzt_units()[0] == "mm"
+        assert b"no patient" in nifti.header["descrip"].item()
+        stored = exam.image if part == "imagesTr" else exam.labels
+        np.testing.assert_array_equal(np.asanyarray(nifti.dataobj), stored)
+        assert path.read_bytes()[4:8] == bytes(4)  # gzip's time stamp
+        assert gzip.decompress(path.read_bytes())[344:347] == b"n+1"
+
+
+def test_the_description_says_that_these_are_phantoms(written: Path) -> None:
+    description = json.loads((written / "ankle" / "dataset.json").read_text())
+    assert "Phantoms, no patients" in description["description"]
+    assert description["labels"] == {"background": 0, **LABELS["ankle"]}
+    assert (description["numTraining"], description["file_ending"]) == (2, ".nii.gz")
+    phantom = description["phantom"]
+    assert (phantom["seed"], phantom["scale"], phantom["version"]) == (4, 0.05, "1.0")
+    assert list(phantom["exams"]) == ["ankle_001", "ankle_002"]
+    assert all(7 <= exam["age_years"] <= 13 for exam in phantom["exams"].values())
+
+
+def test_an_interrupted_run_is_finished_and_a_finished_one_is_kept(written: Path, tmp_path: Path) -> None:
+    order = {"exams": {"ankle": 1}, "seed": 4, "scale": 0.05, "workers": 1}
+    write_datasets(tmp_path, **order)
+    complete = contents(tmp_path)
+    (tmp_path / "ankle" / "dataset.json").unlink()
+    (tmp_path / "ankle" / "labelsTr" / "ankle_001.nii.gz").rename(
+        tmp_path / "ankle" / "labelsTr" / "ankle_001.nii.gz.part"
+    )
+    write_datasets(tmp_path, **order)
+    assert contents(tmp_path) == complete
+    with pytest.raises(ConfigurationError, match="already holds a dataset"):
+        write_datasets(tmp_path, **order)
+    (tmp_path / "ankle" / "dataset.json").unlink()
+    (tmp_path / "ankle" / "imagesTr" / "someone_0000.nii.gz").touch()
+    with pytest.raises(ConfigurationError, match="someone_0000"):
+        write_datasets(tmp_path, **order)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_command_writes_and_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path), "--exams", "ankle=1", "--seed", "4", "--scale", "0.05", "--workers", "1"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"ankle: 1 exams in {tmp_path / 'ankle'}\n"
+    assert printed.err == "ankle 1/1\n"
+    assert (tmp_path / "ankle" / "dataset.json").exists()
+
+
+def test_exam_counts_on_the_command_line() -> None:
+    assert parse_exams(["ankle=20", "knee=3"]) == {"ankle": 20, "knee": 3}
+    for word in ("ankle", "ankle=", "ankle=-1", "hip=3"):
+        with pytest.raises(ConfigurationError, match=word.split("=")[0]):
+            parse_exams([word])
+    with pytest.raises(ConfigurationError, match="twice"):
+        parse_exams(["knee=1", "knee=2"])
+
+
+@pytest.mark.parametrize(
+    "words", [["--exams", "hip=1"], ["--exams", "knee=0"], ["--scale", "2"], ["--workers", "0"], ["--seed", "-3"]]
+)
+def test_unusable_words_end_the_command_with_two(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path), *words]) == 2
+    assert capsys.readouterr().err.startswith("mtmd-phantom: ")
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- the page
+
+
+def test_the_page_s_pictures_and_table(tmp_path: Path) -> None:
+    written = write_pictures(tmp_path, seed=0, exams=1, shapes=dict.fromkeys(JOINT_NAMES, (32, 32, 16)))
+    assert sorted(path.name for path in written) == sorted(path.name for path in tmp_path.iterdir())
+    assert {path.stem for path in written} == {*JOINT_NAMES, "contrasts", "histograms"}
+    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in written)
+    rows = threshold_table(seed=0, exams=1, scale=0.05).splitlines()
+    assert len(rows) == 2 + sum(len(labels) for labels in LABELS.values())
+    assert rows[2].startswith("| ankle | calcaneus | 0.")

@@ -1,0 +1,131 @@
+"""``mtmd-simulate`` from the words of its command line to the files it leaves."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from tiny_sites import SITES, run_words, write_sites
+
+from mtmd_core.config import compose
+from mtmd_core.errors import ConfigurationError, DataError
+from mtmd_core.models import load_model
+from mtmd_core.tensor_files import load_tensors
+from simulation.command import simulate
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_sites(tmp_path_factory.mktemp("sites"))
+
+
+def run(folders: dict[str, Path], folder: Path, *words: str) -> dict:
+    words = run_words(folders, f"data.cache_dir='{folder.parent / 'cache'}'", *words)
+    return simulate(compose("simulate", words), folder, Console(quiet=True))
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "round_metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("mode", ["federated", "centralised"])
+@pytest.mark.parametrize("strategy", ["individual", "shared", "dsl"])
+def test_every_strategy_trains_and_leaves_its_files(
+    folders: dict[str, Path], tmp_path: Path, mode: str, strategy: str
+) -> None:
+    out = tmp_path / "out"
+    run(folders, out, f"mode={mode}", f"strategy={strategy}")
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["mode"], summary["strategy"]) == (mode, strategy)
+    assert set(summary["sites"]) == set(SITES)
+    for site, structures in SITES.items():
+        own = summary["sites"][site]
+        assert list(own["mean"]) == [f"{site}_bone_{label}" for label in range(1, structures + 1)]
+        assert [case["case"] for case in own["metric_per_case"]] == own["split"]["test"] == [f"{site}_exam_0"]
+        assert own["split"]["validation"] == [f"{site}_exam_1"]
+        assert 0 <= own["foreground_mean"]["dice"] <= 1
+    assert summary["worst_site"]["name"] in SITES
+    dice = [summary["sites"][site]["foreground_mean"]["dice"] for site in SITES]
+    assert summary["mean"]["dice"] == pytest.approx(np.mean(dice))
+    rounds = 3 if mode == "federated" else 2
+    assert [(line["round"], line["site"]) for line in sorted(lines(out), key=lambda x: (x["round"], x["site"]))] == [
+        (round_, site) for round_ in range(1, rounds + 1) for site in sorted(SITES)
+    ]
+    assert {path.stem for path in (out / "models").iterdir()} == (
+        {"all_sites"} if mode == "centralised" and strategy != "individual" else set(SITES)
+    )
+    assert compose("simulate", []) != compose("simulate", run_words(folders))
+    assert (out / "config.yaml").is_file()
+
+
+def test_same_seed_gives_the_same_bits(folders: dict[str, Path], tmp_path: Path) -> None:
+    models = []
+    for name in ("first", "second"):
+        run(folders, tmp_path / name)
+        models.append(load_tensors(tmp_path / name / "models" / "knee.safetensors")[0])
+    assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
+
+
+def test_another_seed_gives_another_model(folders: dict[str, Path], tmp_path: Path) -> None:
+    run(folders, tmp_path / "a")
+    run(folders, tmp_path / "b", "seed=1")
+    first, second = (load_tensors(tmp_path / name / "checkpoints" / "last.safetensors")[0] for name in "ab")
+    assert not any(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_sites_share_convolutions_and_nothing_else(folders: dict[str, Path], tmp_path: Path) -> None:
+    run(folders, tmp_path / "out")
+    networks = {site: load_model(tmp_path / "out" / "models" / f"{site}.safetensors")[0] for site in SITES}
+    shared = load_tensors(tmp_path / "out" / "checkpoints" / "chosen.safetensors")[0]
+    for site, network in networks.items():
+        state = network.state_dict()
+        assert all(torch.equal(state[name], tensor) for name, tensor in shared.items())
+        assert all(f"domains.{site}." in name for name in state.keys() - shared.keys())
+
+
+def test_individual_training_sends_no_parameters(folders: dict[str, Path], tmp_path: Path) -> None:
+    run(folders, tmp_path / "out", "strategy=individual")
+    assert {(line["bytes_to_site"], line["bytes_from_site"]) for line in lines(tmp_path / "out")} == {(0, 0)}
+
+
+def test_federated_individual_is_centralised_individual(folders: dict[str, Path], tmp_path: Path) -> None:
+    """With nothing shared, rounds only cut the same training into pieces."""
+    words = ("strategy=individual", "training.validate_every_steps=2")
+    run(folders, tmp_path / "federated", "mode=federated", *words)
+    run(folders, tmp_path / "centralised", "mode=centralised", *words)
+    for site in SITES:
+        one, other = (
+            load_tensors(tmp_path / mode / "models" / f"{site}.safetensors")[0] for mode in ("federated", "centralised")
+        )
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    sites = write_sites(tmp_path / "sites", sites={"knee": 1, "shoulder": 1})
+    words = ("training.learning_rate=5e-3", "data.slice_size=32", "network.width=8", "training.batch_size=8")
+    summary = run(sites, tmp_path / "out", *words, "federation.rounds=4", "federation.local_steps=20")
+    assert summary["mean"]["dice"] > 0.5
+    loss = {round_: [line["loss"] for line in lines(tmp_path / "out") if line["round"] == round_] for round_ in (1, 4)}
+    assert np.mean(loss[4]) < 0.5 * np.mean(loss[1])
+
+
+def test_without_sites_the_command_says_how_to_give_them(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="sites="):
+        simulate(compose("simulate", []), tmp_path / "out", Console(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "text"),
+    [
+        (("fold=4",), ConfigurationError, "make folds 0 to 3"),
+        (("training.batch_size=7",), ConfigurationError, "6 and 9"),
+        (("sites={ankle: /nowhere}",), DataError, "/nowhere"),
+    ],
+)
+def test_what_cannot_run_says_why(
+    folders: dict[str, Path], tmp_path: Path, words: tuple[str, ...], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        run(folders, tmp_path / "out", *words)

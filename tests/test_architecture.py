@@ -1,0 +1,75 @@
+"""Who may enter which room, read from the code's own imports."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("mtmd_core", "client", "server", "simulation")
+FORBIDDEN = {
+    "mtmd_core": {"client", "server", "simulation", "flwr"},
+    "client": {"server", "simulation"},
+    "server": {"client", "simulation"},
+    "simulation": set(),
+}
+
+
+def modules(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of the absolute imports anywhere in a file."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_module_enters_a_room_that_is_closed_to_it(room: str) -> None:
+    assert modules(room)
+    trespasses = {
+        str(path.relative_to(ROOT)): sorted(imported(path) & FORBIDDEN[room])
+        for path in modules(room)
+        if imported(path) & FORBIDDEN[room]
+    }
+    assert trespasses == {}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imported_package_is_the_one_in_this_checkout(room: str) -> None:
+    package = __import__(room)
+    assert Path(package.__file__).resolve().parent == ROOT / room
+
+
+def test_every_package_is_listed_for_installation() -> None:
+    listed = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for room in (*ROOMS, "configs"):
+        for init in (ROOT / room).rglob("__init__.py"):
+            name = ".".join(init.parent.relative_to(ROOT).parts)
+            assert f'"{name}"' in listed, f"{name} is missing from [tool.setuptools] packages"
+
+
+def test_configs_hold_no_code() -> None:
+    assert {path.suffix for path in (ROOT / "configs").rglob("*") if path.is_file() and "__pycache__" not in path.parts} <= {
+        ".yaml",
+        ".py",
+    }
+    assert ast.get_docstring(ast.parse((ROOT / "configs/__init__.py").read_text(encoding="utf-8")))
+    assert len(ast.parse((ROOT / "configs/__init__.py").read_text(encoding="utf-8")).body) == 1
+
+
+@pytest.mark.parametrize("room", ["client", "server"])
+def test_flowers_internal_names_are_imported_in_one_file(room: str) -> None:
+    public = {"flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy"}
+    for path in modules(room):
+        if path.name == "flower_internals.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("flwr"):
+                assert node.module in public, f"{path.relative_to(ROOT)} imports {node.module}"
