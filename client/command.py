@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from client.settings import DEVICES, RELEASES, SiteSettings, load_settings, remember
 from mtmd_core.errors import MtmdError
 from mtmd_core.processes import Interrupted
+
+from .settings import DEVICES, RELEASES, SiteSettings, load_settings, remember
 
 _EPILOG = """\
 other commands (each has its own --help):
@@ -80,7 +81,7 @@ def _join(words: Sequence[str]) -> int:
     given = vars(parser.parse(words))
     settings = load_settings(given.pop("site"), given)
 
-    from client.supervisor import check_ready, join
+    from .supervisor import check_ready, join
 
     check_ready(settings)
 
@@ -100,8 +101,8 @@ def _check(words: Sequence[str]) -> int:
     _add_data(parser)
     settings = _settings(parser, words)[0]
 
-    from client.check import check
-    from client.supervisor import require_data_folder
+    from .check import check
+    from .supervisor import require_data_folder
 
     return check(require_data_folder(settings), settings.site)
 
@@ -114,7 +115,7 @@ def _import(words: Sequence[str]) -> int:
     parser.add_argument("--label", type=Path, metavar="FILE", help="label map with the same geometry")
     given = parser.parse(words)
 
-    from client.import_case import import_case
+    from .import_case import import_case
 
     return import_case(given.dicom, given.case, given.data, given.label)
 
@@ -123,12 +124,14 @@ def _predict(words: Sequence[str]) -> int:
     parser = _Parser(prog="mtmd-client predict", allow_abbrev=False, description="Segment new exams.")
     _add_site(parser)
     parser.add_argument("-m", "--model", type=Path, metavar="MODEL", help="trained model (default: the site's own)")
-    parser.add_argument("-i", "--input", type=Path, required=True, metavar="PATH", help="one exam, or a folder of exams")
+    parser.add_argument(
+        "-i", "--input", type=Path, required=True, metavar="PATH", help="one exam, or a folder of exams"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where label maps are written")
     parser.add_argument("--device", choices=DEVICES, help="where to compute (default: auto)")
     settings, given = _settings(parser, words)
 
-    from client.predict import predict
+    from .predict import predict
 
     return predict(settings.site, given.model, given.input, given.output, settings.state, settings.device)
 

@@ -8,6 +8,7 @@ at, and the text of an exception never becomes part of a reply.
 
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -83,8 +84,9 @@ class Task:
     def __init__(self, client: RuntimeHttpClient) -> None:
         self._client = client
         self._context: Context | None = None
-        self._heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
-        self._status, self._details = SubStatus.FAILED, "no reply was made"
+        self._heartbeat = HeartbeatSender(_quiet(make_task_heartbeat_fn_http(client)))
+        self._answered = False
+        self._status, self._details = SubStatus.FAILED, ""
 
     def __enter__(self) -> "Task":
         self._heartbeat.start()
@@ -92,7 +94,10 @@ class Task:
 
     def __exit__(self, *_exception: object) -> None:
         try:
-            push_task_output(self._client, self._context, self._status, self._details)
+            # A task that is finished without a reply blocks the SuperNode for good: it waits for that reply. One that is
+            # merely dropped expires after a minute, and the SuperNode makes an error reply of it.
+            if self._answered:
+                push_task_output(self._client, self._context, self._status, self._details)
         finally:
             if self._heartbeat.is_running:
                 self._heartbeat.stop()
@@ -106,22 +111,21 @@ class Task:
     def reply(self, message: Message) -> None:
         """Push a reply made by the app."""
         push_message(self._client, message, self._context)
-        self._status, self._details = SubStatus.COMPLETED, ""
+        self._answered, self._status = True, SubStatus.COMPLETED
 
     def refuse(self, message: Message, code: int, reason: str) -> None:
         """Reply with an error; ``reason`` leaves the site, so it is a class name and never a text that an error carries."""
-        self._details = reason
         push_message(self._client, Message(Error(code, reason), reply_to=message), self._context)
+        self._answered, self._details = True, reason
 
     def refuse_unseen(self, metadata: dict[str, Any], code: int, reason: str) -> None:
         """As :meth:`refuse`, for a message pulled by a worker that has died, of which :func:`metadata_of` is left."""
         message = Message(content=RecordDict(), metadata=Metadata(**metadata))
         run_id, node_id = message.metadata.run_id, message.metadata.dst_node_id
-        self._details = reason
-        # only the two ids of the context are read when a message is pushed; None keeps the SuperNode's own context
-        push_message(
-            self._client, Message(Error(code, reason), reply_to=message), SimpleNamespace(run_id=run_id, node_id=node_id)
-        )
+        # only the two ids of a context are read when a message is pushed; the SuperNode keeps its own context
+        ids = SimpleNamespace(run_id=run_id, node_id=node_id)
+        push_message(self._client, Message(Error(code, reason), reply_to=message), ids)
+        self._answered, self._details = True, reason
 
 
 def metadata_of(message: Message) -> dict[str, Any]:
@@ -157,6 +161,18 @@ def run_supernode(arguments: list[str], server_poll_seconds: float, poll_seconds
     supernode_loop.time = SimpleNamespace(sleep=sleep)
     sys.argv = ["flower-supernode", *arguments]
     flower_supernode()
+
+
+def _quiet(beat: Callable[[], bool]) -> Callable[[], bool]:
+    """A heartbeat that does not end its thread by an exception when the SuperNode no longer knows the task."""
+
+    def quiet_beat() -> bool:
+        try:
+            return beat()
+        except httpx.HTTPStatusError:
+            return True  # pulling or pushing meets the same refusal, and reports it
+
+    return quiet_beat
 
 
 def _client(address: str, interceptor: Any) -> RuntimeHttpClient:

@@ -90,8 +90,9 @@ def check_site(name: str) -> str:
 def load_settings(site: str, given: Mapping[str, Any]) -> SiteSettings:
     """Lay ``given`` over the site's own file over the shipped defaults.
 
-    ``given`` holds fields of :class:`SiteSettings`; those that are None count as not given. ``given["state"]``
-    is the site's own folder, by default ``sites/<site>``.
+    ``given`` holds fields of :class:`SiteSettings`; those that are None count as not given. ``given["state"]`` is the
+    site's own folder, by default ``sites/<site>``. A relative data folder is relative to where it was named: to the site's
+    own folder in its file, else to the current folder.
 
     Raises:
         ConfigurationError: for an unknown key or a value that cannot be used, or if the folder is another site's.
@@ -105,13 +106,15 @@ def load_settings(site: str, given: Mapping[str, Any]) -> SiteSettings:
         raise ConfigurationError(
             f"{own_file} belongs to the site '{own['site']}', not '{site}': check --site, or give another --state folder."
         )
-    merged = {**shipped_layer("client"), **own, **explicit, "site": site, "state": state}
+    for layer, folder in ((own, state), (explicit, Path.cwd())):
+        if layer.get("data") is not None:
+            layer["data"] = folder / Path(str(layer["data"])).expanduser()
     layers = (shipped_layer("client"), own, explicit)
-    if all(isinstance(layer.get("limits") or {}, Mapping) for layer in layers):
-        merged["limits"] = {key: value for layer in layers for key, value in (layer.get("limits") or {}).items()}
-    if merged.get("data") is not None:
-        merged["data"] = (state / Path(merged["data"]).expanduser()) if "data" not in explicit else _absolute(merged["data"])
-    return SiteSettings(**merged)
+    merged = {key: value for layer in layers for key, value in layer.items()}
+    limits = [layer["limits"] for layer in layers if layer.get("limits") is not None]
+    if all(isinstance(entry, Mapping) for entry in limits):  # one limit of one's own keeps the others as shipped
+        merged["limits"] = {key: value for entry in limits for key, value in entry.items()}
+    return SiteSettings(**{**merged, "site": site, "state": state})
 
 
 def remember(settings: SiteSettings, given: Mapping[str, Any]) -> Path | None:
@@ -166,7 +169,3 @@ def require_server(settings: SiteSettings) -> tuple[str, int]:
 def _check_count(word: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigurationError(f"{word} is {value!r}; it must be a whole number of at least 1.")
-
-
-def _absolute(path: object) -> Path:
-    return Path(str(path)).expanduser().absolute()

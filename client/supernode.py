@@ -1,4 +1,7 @@
-"""Flower's SuperNode as a child of ``mtmd-client``: ``python -m client.supernode SERVER_POLL_SECONDS POLL_SECONDS OPTION ...``."""
+"""Flower's SuperNode as a child of ``mtmd-client``.
+
+``python -m client.supernode SERVER_POLL_SECONDS POLL_SECONDS OPTION ...``, with the options of ``flower-supernode``.
+"""
 
 import os
 import signal
@@ -15,7 +18,7 @@ def main() -> None:
     stay, joined to nothing. Its supervisor can only start a new one when this one is gone.
     """
     die_with_parent(signal.SIGTERM)
-    from client.flower_internals import run_supernode
+    from .flower_internals import run_supernode
 
     code = 1
     try:

@@ -17,17 +17,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from client.settings import SiteSettings, require_server, to_plain
 from mtmd_core.errors import ConfigurationError, DataError, RunFailedError, UnreachableError
 from mtmd_core.processes import (
     child_environment,
     end,
     exclusive,
+    last_lines,
     open_log,
     signals_as_exceptions,
     start,
     text_since,
 )
+
+from .settings import SiteSettings, require_server, to_plain
 
 RESTARTS = 5
 """Times that a child may be replaced within ``RESTARTS_WINDOW_SECONDS``."""
@@ -167,6 +169,11 @@ class Supervisor:
             if worker.refusal is not None:
                 raise worker.refusal
             cause = f"the worker ended unexpectedly ({_ending(worker.process)})"
+            if not self._runtime and not worker.is_open:
+                raise RunFailedError(
+                    f"{cause} before it had opened the data: {last_lines(worker.log, worker.log_from, count=1)} "
+                    f"(more in {worker.log})"
+                )
             if _too_many(self._worker_ends):
                 raise RunFailedError(
                     f"{cause} {RESTARTS + 1} times within {RESTARTS_WINDOW_SECONDS / 60:.0f} minutes; the cause is in "
@@ -260,7 +267,9 @@ class Worker:
     """The worker's process and what it has said so far."""
 
     def __init__(self, settings: SiteSettings, secret: bytes, log: Path) -> None:
-        self._log = log
+        self.log = log
+        with open_log(log) as file:
+            self.log_from = file.tell()
         self.process = start([sys.executable, "-m", "client.worker"], log, child_environment({}), talks=True)
         os.set_blocking(self.process.stdout.fileno(), False)
         self._heard = b""
@@ -304,7 +313,7 @@ class Worker:
         if what == "replied":
             return f"{name} answered in {event['seconds']:.1f} s"
         if what == "failed":
-            return f"{name} failed ({event['error']}); the cause is in {self._log}"
+            return f"{name} failed ({event['error']}); the cause is in {self.log}"
         return None
 
     def busy_seconds(self) -> float:

@@ -9,6 +9,7 @@ output:
 - from the worker: ``{"event": ...}`` with open, refused, claimed, pulled, replied, failed, dropped, lost, leaving.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -19,11 +20,15 @@ import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from types import FrameType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from client.settings import SiteSettings, from_plain
 from mtmd_core.errors import MtmdError, RunFailedError
 from mtmd_core.processes import die_with_parent
+
+from .settings import SiteSettings, from_plain
+
+if TYPE_CHECKING:
+    from .flower_internals import Runtime
 
 _log = logging.getLogger("mtmd.worker")
 
@@ -57,8 +62,8 @@ def open_app(settings: SiteSettings) -> tuple[Callable[..., Any], Callable[[], i
     """The locally installed ClientApp over this site's data, and a way to ask whether the run is over (its exit code)."""
     import torch
 
-    from client.app import build_client_app
-    from client.site import open_site
+    from .app import build_client_app
+    from .site import open_site
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -75,41 +80,41 @@ def serve(
     tell: Tell,
 ) -> int:
     """Claim and answer one message after another until ``exit_code`` gives one."""
-    from client.flower_internals import SUPERNODE_GONE, Runtime
+    from .flower_internals import SUPERNODE_GONE, Runtime
 
-    runtime, reachable = None, True
-    while (code := exit_code()) is None:
-        order = _next_order(orders, wait=runtime is None)
-        if order is not None:
-            if runtime is not None:
-                runtime.close()
-            runtime = Runtime(order["runtime"], secret)
-            if order["lost"] is not None:
-                report_lost(runtime, order["lost"], tell)
-        try:
-            token = runtime.claim()
-            reachable = True
-            if token is None:
-                time.sleep(settings.poll_seconds)
-                continue
-            tell("claimed", token=token)
-            answer(runtime, token, app, tell)
-        except SUPERNODE_GONE as error:
-            if reachable:
-                _log.warning("the SuperNode does not answer: %r", error)
-            reachable = False
-            tell("dropped")
-            time.sleep(max(settings.poll_seconds, 0.2))
+    with contextlib.ExitStack() as connection:
+        runtime, reachable = None, True
+        while (code := exit_code()) is None:
+            order = _next_order(orders, wait=runtime is None)
+            if order is not None:
+                connection.close()
+                runtime = connection.enter_context(contextlib.closing(Runtime(order["runtime"], secret)))
+                if order["lost"] is not None:
+                    report_lost(runtime, order["lost"], tell)
+            try:
+                token = runtime.claim()
+                reachable = True
+                if token is None:
+                    time.sleep(settings.poll_seconds)
+                    continue
+                tell("claimed", token=token)
+                answer(runtime, token, app, tell)
+            except SUPERNODE_GONE as error:
+                if reachable:
+                    _log.warning("the SuperNode does not answer: %r", error)
+                reachable = False
+                tell("dropped")
+                time.sleep(max(settings.poll_seconds, 0.2))
     return code
 
 
-def answer(runtime: Any, token: str, app: Callable[..., Any], tell: Tell) -> None:
+def answer(runtime: "Runtime", token: str, app: Callable[..., Any], tell: Tell) -> None:
     """Pull the claimed message, let the app answer it, push the reply.
 
     An exception of the app becomes an error reply with the name of its class; its text may quote data, so it goes to the
     log on this machine alone.
     """
-    from client.flower_internals import APP_FAILED, metadata_of
+    from .flower_internals import APP_FAILED, metadata_of
 
     started = time.monotonic()
     with runtime.task(token) as task:
@@ -128,12 +133,12 @@ def answer(runtime: Any, token: str, app: Callable[..., Any], tell: Tell) -> Non
             tell("replied", kind=kind, group=group, seconds=time.monotonic() - started)
 
 
-def report_lost(runtime: Any, lost: dict[str, Any], tell: Tell) -> None:
+def report_lost(runtime: "Runtime", lost: dict[str, Any], tell: Tell) -> None:
     """Answer, with an error, the message over which the previous worker died.
 
     Otherwise the SuperNode notices only after a minute, and not at all if that worker had not pulled the message yet.
     """
-    from client.flower_internals import SUPERNODE_GONE, WORKER_DIED
+    from .flower_internals import SUPERNODE_GONE, WORKER_DIED
 
     try:
         with runtime.task(lost["token"]) as task:
@@ -187,7 +192,20 @@ def _note_withdrawn(_number: int, _frame: FrameType | None) -> None:
     _log.warning("the SuperNode has given up the message in hand; its reply will not be taken")
 
 
-if __name__ == "__main__":
+def _run() -> int:
+    """As :func:`main`, with whatever goes wrong written to the log."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    sys.exit(main())
+    try:
+        return main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    except BaseException:
+        _log.exception("the worker cannot go on")
+        return RunFailedError.exit_code
+
+
+if __name__ == "__main__":
+    ended_with = _run()
+    logging.shutdown()
+    os._exit(ended_with)  # Python's own way out would wait for the thread that reads orders, and abort

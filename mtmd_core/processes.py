@@ -26,7 +26,7 @@ from mtmd_core.errors import ConfigurationError
 
 LOG_LIMIT_BYTES = 5_000_000
 _PR_SET_PDEATHSIG = 1
-_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_KILLED_SECONDS = 5.0
 
 
 class Interrupted(Exception):  # noqa: N818 - a request from outside, not an error
@@ -42,7 +42,7 @@ def signals_as_exceptions() -> Iterator[None]:
     """Raise :class:`Interrupted` in the main thread at the first SIGINT, SIGTERM or SIGHUP; ignore the following ones.
 
     They stay ignored when the block is left by that exception, so that the clean-up that follows is not cut short.
-    A signal that was ignored at the start (``nohup``) stays ignored.
+    SIGHUP stays ignored where it was (``nohup``); SIGINT does not, although a shell starts background jobs ignoring it.
     """
 
     def interrupt(number: int, _frame: object) -> None:
@@ -50,7 +50,9 @@ def signals_as_exceptions() -> Iterator[None]:
             signal.signal(each, signal.SIG_IGN)
         raise Interrupted(number)
 
-    handled = [number for number in _ENDING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    handled = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        handled.append(signal.SIGHUP)
     previous = {number: signal.signal(number, interrupt) for number in handled}
     interrupted = False
     try:
@@ -141,14 +143,13 @@ def end(child: subprocess.Popen[bytes], grace_seconds: float = 8.0) -> None:
     family = descendants(child.pid)
     if child.poll() is None:
         _signal_group(child.pid, signal.SIGTERM)
-    deadline = time.monotonic() + grace_seconds
-    while time.monotonic() < deadline and (child.poll() is None or any(map(_is_running, family))):
-        time.sleep(0.05)
+    _wait_until_gone(child, family, grace_seconds)
     _signal_group(child.pid, signal.SIGKILL)
     for pid in family:
-        if _is_running(pid):
+        if is_running(pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+    _wait_until_gone(child, family, _KILLED_SECONDS)
     child.wait()
     for pipe in (child.stdin, child.stdout):
         if pipe is not None:
@@ -167,6 +168,20 @@ def descendants(pid: int) -> list[int]:
             found.append(child)
             open_ends.append(child)
     return found
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and has not ended yet (one that nobody has waited for has ended)."""
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        if Path("/proc/self").exists():
+            return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -216,17 +231,10 @@ def _parents() -> dict[int, int]:
     return parents
 
 
-def _is_running(pid: int) -> bool:
-    try:
-        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        if Path("/proc/self").exists():
-            return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def _wait_until_gone(child: subprocess.Popen[bytes], family: Sequence[int], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and (child.poll() is None or any(map(is_running, family))):
+        time.sleep(0.02)
 
 
 def _signal_group(group: int, number: int) -> None:

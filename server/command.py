@@ -5,11 +5,16 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from mtmd_core.errors import ConfigurationError, MtmdError, RunFailedError
 from mtmd_core.processes import Interrupted, exclusive, signals_as_exceptions
-from server.settings import ServerSettings, load_settings, parse_sites
+
+from .settings import ServerSettings, load_settings, parse_sites
+
+if TYPE_CHECKING:
+    from .progress import RunDisplay
+    from .superlink import SuperLink
 
 _EPILOG = """\
 Words of the run's configuration follow without dashes: federation.rounds=20 network.width=16 data.slice_size=64.
@@ -81,8 +86,9 @@ def serve(settings: ServerSettings) -> int:
             "give --insecure to use plain HTTP, which works on loopback only."
         )
     from mtmd_core.config import compose, save_config  # imports PyTorch
-    from server.progress import RunDisplay
-    from server.superlink import HOST, SuperLink
+
+    from .progress import RunDisplay
+    from .superlink import HOST, SuperLink
 
     config = compose("federation", settings.run_overrides())
     with exclusive(settings.state, "mtmd-server"), signals_as_exceptions():
@@ -104,9 +110,9 @@ def serve(settings: ServerSettings) -> int:
             superlink.end(settings.grace_seconds)
 
 
-def _follow(superlink: "SuperLink", run_id: str, state: Path, display: "RunDisplay") -> int:  # noqa: F821
+def _follow(superlink: "SuperLink", run_id: str, state: Path, display: "RunDisplay") -> int:
     """Show the run until it states its outcome; the outcome's exit code."""
-    from server.progress import read_json
+    from .progress import read_json
 
     status_at = time.monotonic() + _STATUS_SECONDS
     while True:

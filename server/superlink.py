@@ -8,9 +8,9 @@ credential, so it listens on loopback only.
 import contextlib
 import http.client
 import json
-import sys
 import socket
 import subprocess
+import sys
 import time
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -110,7 +110,9 @@ class SuperLink:
         """
         runs = self._flwr("ls", _CONNECTION, "--run-id", run_id).get("runs")
         if not runs:
-            raise RunFailedError(f"Flower does not know the run {run_id} any more; the SuperLink's output is in {self._log}.")
+            raise RunFailedError(
+                f"Flower does not know the run {run_id} any more; the SuperLink's output is in {self._log}."
+            )
         return str(runs[0]["status"]), str(runs[0].get("status-details", ""))
 
     def stop_run(self, run_id: str) -> None:

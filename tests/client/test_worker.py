@@ -1,0 +1,250 @@
+"""The worker against a SuperNode's own Runtime API and state, served in this process; only the server is left out."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+from flwr.app import Array, ArrayRecord, Context, Message, Metadata, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.supercore.constant import TaskType
+from flwr.supercore.fab import Fab
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.run import Run
+from flwr.supernode.main import create_app
+from flwr.supernode.nodestate import NodeState, NodeStateFactory
+
+from client.flower_internals import APP_FAILED, SUPERNODE_GONE, WORKER_DIED, Runtime, metadata_of
+from client.settings import SiteSettings, to_plain
+from client.worker import answer, report_lost, serve
+
+SECRET = b"a secret of this test"
+RUN_ID, NODE_ID = 7, 11
+
+
+@dataclass
+class SuperNode:
+    """A SuperNode's Runtime API, and the state behind it."""
+
+    address: str
+    state: NodeState
+
+    def receive(self, kind: str = "train", array: np.ndarray | None = None) -> str:
+        """Put a message there as if it had come from the server; its id."""
+        content = RecordDict({"arrays": ArrayRecord({"w": Array(np.zeros(1) if array is None else array)})})
+        metadata = Metadata(RUN_ID, "", 1, NODE_ID, "", "3", time.time(), 600.0, kind)
+        message = Message(metadata=metadata, content=content)
+        message.metadata.__dict__["_message_id"] = message.object_id
+        self.state.create_task(TaskType.CLIENT_APP, RUN_ID)
+        self.state.object_store.preregister(RUN_ID, get_object_tree(message))
+        for object_id, part in get_all_nested_objects(message).items():
+            self.state.object_store.put(object_id, part.deflate())
+        self.state.store_message(message)
+        return message.object_id
+
+    def replies(self) -> list[Message]:
+        """The replies that the SuperNode would now send to the server."""
+        return list(self.state.get_messages_legacy(is_reply=True))
+
+    def content_of(self, reply: Message) -> RecordDict:
+        """The records of a reply, put together from the parts that the worker pushed."""
+        store = self.state.object_store
+        ids = [tree.object_id for tree in iterate_object_tree(store.get_object_tree(reply.metadata.message_id))]
+        return inflate_object_from_contents(reply.metadata.message_id, {part: store.get(part) for part in ids}).content
+
+    def outcomes(self) -> list[tuple[str, str, str]]:
+        """State, outcome and details of all tasks."""
+        return [(task.status.status, task.status.sub_status, task.status.details) for task in self.state.get_tasks()]
+
+
+@pytest.fixture
+def supernode() -> Iterator[SuperNode]:
+    factory = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
+    state = factory.state()
+    state.set_node_id(NODE_ID)
+    run = Run.create_empty(RUN_ID)
+    run.fab_hash = state.store_fab(Fab("", b"not even an archive", {}))
+    state.store_run(run)
+    context = Context(run_id=RUN_ID, node_id=NODE_ID, node_config={}, state=RecordDict(), run_config={}, series_id=0)
+    state.set_run_series_context(0, context)
+    config = uvicorn.Config(create_app(factory, SECRET), host="127.0.0.1", port=0, log_level="critical")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield SuperNode(f"127.0.0.1:{port}", state)
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def runtime(supernode: SuperNode) -> Iterator[Runtime]:
+    runtime = Runtime(supernode.address, SECRET)
+    yield runtime
+    runtime.close()
+
+
+def app_that(handle: Callable[[Message], Message]) -> ClientApp:
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return handle(message)
+
+    return app
+
+
+def heard() -> tuple[list[dict[str, Any]], Callable[..., None]]:
+    events: list[dict[str, Any]] = []
+    return events, lambda event, **details: events.append({"event": event, **details})
+
+
+def doubled(message: Message) -> Message:
+    weights = message.content["arrays"]["w"].numpy()
+    return Message(RecordDict({"arrays": ArrayRecord({"w": Array(2 * weights)})}), reply_to=message)
+
+
+def test_a_message_is_answered_by_the_installed_app_and_its_bundle_is_not_looked_at(
+    supernode: SuperNode, runtime: Runtime
+) -> None:
+    sent = np.arange(6.0).reshape(2, 3)
+    message_id = supernode.receive(array=sent)
+    events, tell = heard()
+    answer(runtime, runtime.claim(), app_that(doubled), tell)
+    (reply,) = supernode.replies()
+    assert reply.metadata.reply_to_message_id == message_id
+    np.testing.assert_array_equal(supernode.content_of(reply)["arrays"]["w"].numpy(), 2 * sent)
+    assert supernode.outcomes() == [("finished", "completed", "")]
+    assert [event["event"] for event in events] == ["pulled", "replied"]
+    assert (events[0]["kind"], events[0]["group"]) == ("train", "3")
+    assert runtime.claim() is None
+
+
+def test_the_text_of_an_exception_stays_at_the_site(
+    supernode: SuperNode, runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(message: Message) -> Message:
+        raise ValueError("exam of Jane Doe in /data/clinic")
+
+    supernode.receive()
+    events, tell = heard()
+    answer(runtime, runtime.claim(), app_that(fail), tell)
+    (reply,) = supernode.replies()
+    assert (reply.error.code, reply.error.reason) == (APP_FAILED, "ValueError")
+    assert supernode.outcomes() == [("finished", "failed", "ValueError")]
+    assert "Jane" not in json.dumps(events)
+    assert "Jane Doe" in caplog.text
+
+
+def test_work_is_given_only_to_those_who_know_the_secret(supernode: SuperNode) -> None:
+    supernode.receive()
+    stranger = Runtime(supernode.address, b"a guess")
+    with pytest.raises(SUPERNODE_GONE):
+        stranger.claim()
+    stranger.close()
+
+
+def test_an_interrupted_message_is_left_unfinished(supernode: SuperNode, runtime: Runtime) -> None:
+    def leave(message: Message) -> Message:
+        raise SystemExit(143)
+
+    supernode.receive()
+    with pytest.raises(SystemExit):
+        answer(runtime, runtime.claim(), app_that(leave), heard()[1])
+    assert supernode.replies() == []
+    assert supernode.outcomes()[0][0] != "finished"  # else the SuperNode would wait for its reply for ever
+
+
+@pytest.mark.parametrize("pulled", [True, False])
+def test_a_successor_answers_the_message_that_a_worker_died_over(
+    pulled: bool, supernode: SuperNode, runtime: Runtime
+) -> None:
+    message_id = supernode.receive()
+    token = runtime.claim()
+    metadata = None
+    if pulled:
+        with runtime.task(token) as task:
+            metadata = json.loads(json.dumps(metadata_of(task.pull()[0])))
+    events, tell = heard()
+    report_lost(runtime, {"token": token, "metadata": metadata}, tell)
+    (reply,) = supernode.replies()
+    assert reply.metadata.reply_to_message_id == message_id
+    assert (reply.metadata.src_node_id, reply.metadata.dst_node_id) == (NODE_ID, 1)
+    assert (reply.error.code, reply.error.reason) == (WORKER_DIED, "WorkerDied")
+    assert supernode.outcomes() == [("finished", "failed", "WorkerDied")]
+    assert [event["event"] for event in events] == ["lost"]
+
+
+def test_a_message_that_nobody_waits_for_any_more_does_not_stop_the_worker(
+    supernode: SuperNode, runtime: Runtime
+) -> None:
+    events, tell = heard()
+    report_lost(runtime, {"token": "expired", "metadata": None}, tell)
+    assert [event["event"] for event in events] == ["lost"]
+    assert supernode.replies() == []
+
+
+def test_serving_goes_on_until_the_site_says_that_the_run_is_over(supernode: SuperNode, tmp_path: Path) -> None:
+    handled: list[str] = []
+
+    def handle(message: Message) -> Message:
+        handled.append(message.metadata.message_id)
+        return doubled(message)
+
+    sent = [supernode.receive(array=np.full(2, float(number))) for number in range(3)]
+    orders: SimpleQueue[dict[str, Any]] = SimpleQueue()
+    orders.put({"runtime": "127.0.0.1:1", "lost": None})  # a SuperNode that is gone
+    orders.put({"runtime": supernode.address, "lost": None})
+    events, tell = heard()
+    settings = SiteSettings(site="ankle", state=tmp_path, poll_seconds=0.01)
+    code = serve(app_that(handle), lambda: 0 if len(handled) == 3 else None, settings, SECRET, orders, tell)
+    assert code == 0
+    assert sorted(handled) == sorted(sent)
+    assert len(supernode.replies()) == 3
+    assert [event["event"] for event in events] == ["dropped", *(["claimed", "pulled", "replied"] * 3)]
+
+
+def test_a_site_that_cannot_be_opened_ends_the_worker_with_its_own_code(tmp_path: Path) -> None:
+    settings = SiteSettings(site="ankle", state=tmp_path / "state", data=tmp_path / "nothing")
+    first = json.dumps({"settings": to_plain(settings), "secret": SECRET.hex()}).encode() + b"\n"
+    environment = {key: value for key, value in os.environ.items() if key != "MTMD_PARENT"}
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "client.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+    worker.stdin.write(first)
+    worker.stdin.flush()
+    code = worker.wait()  # its standard input stays open until then: the end of it would end the worker otherwise
+    said = [json.loads(line) for line in worker.stdout]
+    for pipe in (worker.stdin, worker.stdout, worker.stderr):
+        pipe.close()
+    assert code == 4
+    assert [(event["event"], event["code"]) for event in said] == [("refused", 4)]
+    assert "dataset.json" in said[0]["message"]
+
+
+def test_the_end_of_its_orders_ends_the_worker(tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "MTMD_PARENT"}
+    worker = subprocess.run(
+        [sys.executable, "-m", "client.worker"], input=b"", env=environment, capture_output=True, check=False
+    )
+    assert worker.returncode == 1
+    assert worker.stdout == b""

@@ -1,0 +1,37 @@
+"""What :mod:`server.flower_internals` and the server's use of Flower's commands rely on inside Flower."""
+
+import importlib
+import inspect
+
+import flwr
+from flwr.common.constant import ErrorCode
+from flwr.supercore.inflatable.inflatable_utils import pull_objects
+from flwr.supercore.superexec import run_superexec
+from flwr.superlink.grid import http_grid
+
+from server import flower_internals
+
+
+def test_flower_is_the_minor_version_that_this_was_written_for() -> None:
+    assert flwr.__version__.split(".")[:2] == ["1", "41"]
+
+
+def test_the_waits_for_parts_of_a_reply_can_be_shortened() -> None:
+    assert {"initial_backoff", "backoff_cap"} <= set(inspect.signature(pull_objects).parameters)
+    assert "pull_objects(" in inspect.getsource(http_grid.HttpGrid.pull_messages)
+    flower_internals.shorten_waits()
+    assert http_grid.pull_objects.func is pull_objects
+    assert http_grid.pull_objects.keywords["initial_backoff"] < 1
+
+
+def test_words_of_the_superlinks_command_line() -> None:
+    command = importlib.import_module("flwr.superlink.cli.flower_superlink")
+    known = command._parse_args_run_superlink()._option_string_actions
+    used = ("--insecure", "--host", "--port", "--disable-runtime-dependency-installation")
+    assert [word for word in used if word not in known] == []
+    assert run_superexec._TASK_POLL_INTERVAL_ENV == "FLWR_SUPEREXEC_TASK_POLL_INTERVAL"
+
+
+def test_failures_of_a_sites_own_program_have_codes_of_their_own() -> None:
+    assert ErrorCode.CLIENT_APP_RAISED_EXCEPTION in flower_internals._SITE_ERRORS
+    assert ErrorCode.CLIENT_APP_CRASHED not in flower_internals._SITE_ERRORS
