@@ -51,8 +51,11 @@ def test_a_new_process_goes_on_where_the_last_one_stopped(path):
 
 
 def test_entries_of_no_content_write_no_line(path):
-    Ledger(path).append("abc", 2, "metrics", {})
+    ledger = Ledger(path)
+    ledger.append("abc", 2, "metrics", {})
     assert verify(path) == 5
+    ledger.append("abc", 2, "metrics", {"loss": 0.05})
+    assert verify(path) == 6
 
 
 @pytest.mark.parametrize("number", range(1, 6))

@@ -57,6 +57,12 @@ def test_seeds_sites_and_steps_draw_differently():
     assert numbers(namesake.draw(0, 0, 7, False)) != numbers(source("ankle").draw(0, 0, 7, False))
 
 
+def test_sites_with_the_same_slice_move_it_differently():
+    slices = [np.random.default_rng(0).standard_normal((1, 8, 8)).astype(np.float32)], [np.zeros((1, 8, 8), np.uint8)]
+    ankle, knee = (SliceSource(site, *slices).draw(0, 0, 1, True)[0] for site in ("ankle", "knee"))
+    assert not torch.equal(ankle, knee)
+
+
 @pytest.mark.parametrize("augmented", [False, True])
 def test_a_site_alone_draws_what_it_contributes_to_a_pooled_batch(augmented):
     for step in range(4):

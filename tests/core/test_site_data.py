@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from volumes import oblique_affine, ramp, write_case, write_dataset
@@ -74,6 +76,9 @@ def test_a_changed_exam_or_size_or_axis_is_cut_anew(folder):
     write_case(folder, "b", labels=labels)
     np.testing.assert_array_equal(load(folder).exams["b"].truth, labels)
     assert len(list((folder.parent / "cache").iterdir())) == 4
+    os.utime(folder / "imagesTr/b_0000.nii.gz", ns=(0, 0))  # another file of the same length
+    load(folder)
+    assert len(list((folder.parent / "cache").iterdir())) == 5
     assert load(folder, size=32).exams["b"].images.shape == (4, 32, 32)
     assert load(folder, axis="0").exams["b"].images.shape == (5, 16, 16)
 
