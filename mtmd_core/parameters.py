@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mtmd_core.arrays import as_tensor
 from mtmd_core.networks.domain_layers import DomainLayer
 from mtmd_core.strategies import Sharing
 from mtmd_core.wire import ArrayShape, misfit
@@ -48,10 +49,7 @@ def put(network: nn.Module, names: tuple[str, ...], arrays: Mapping[str, np.ndar
         raise ValueError(f"these arrays do not fit the network: {reason}")
     with torch.no_grad():
         for name in names:
-            if state[name].device.type == "cpu":
-                np.copyto(state[name].numpy(), arrays[name])
-            else:
-                state[name].copy_(torch.from_numpy(arrays[name].copy()))
+            state[name].copy_(as_tensor(arrays[name]))
 
 
 def take(network: nn.Module, names: tuple[str, ...]) -> dict[str, np.ndarray]:

@@ -1,11 +1,15 @@
 """Averages of what sites send; pure functions of arrays."""
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+
+from mtmd_core.arrays import as_tensor
+
+PIECE = 1 << 17
+"""Elements added up at a time: their float64 sums stay in the processor's cache."""
 
 
 def average(contributions: Sequence[Mapping[str, np.ndarray]], weights: Sequence[float]) -> dict[str, np.ndarray]:
@@ -34,25 +38,13 @@ def average(contributions: Sequence[Mapping[str, np.ndarray]], weights: Sequence
 def _average_arrays(arrays: Sequence[np.ndarray], fractions: Sequence[float]) -> np.ndarray:
     if arrays[0].dtype.kind != "f":
         raise ValueError(f"an array of {arrays[0].dtype} cannot be averaged: only floating-point parameters can")
-    tensors = [_tensor(array) for array in arrays]
-    total = tensors[0].to(torch.float64, copy=True).mul_(fractions[0])  # double() would hand back a site's own array
-    for tensor, fraction in zip(tensors[1:], fractions[1:], strict=True):
-        total.add_(tensor, alpha=fraction)
-    return total.to(tensors[0].dtype).numpy()
-
-
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    """A view of an array that is only read, though PyTorch cannot promise it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
-
-
-def all_finite(array: np.ndarray) -> bool:
-    """Whether an array holds no NaN and no infinity.
-
-    A sum is finite where all its terms are, unless it overflows; only then each element is looked at.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = np.add.reduce(array, axis=None)
-    return bool(np.isfinite(total)) or bool(np.isfinite(array).all())
+    flats = [as_tensor(array).reshape(-1) for array in arrays]
+    mean = torch.empty_like(flats[0])
+    room = torch.empty(min(PIECE, mean.numel()), dtype=torch.float64)
+    for start in range(0, mean.numel(), PIECE):
+        pieces = [flat[start : start + PIECE] for flat in flats]
+        total = room[: len(pieces[0])].copy_(pieces[0]).mul_(fractions[0])
+        for piece, fraction in zip(pieces[1:], fractions[1:], strict=True):
+            total.add_(piece, alpha=fraction)
+        mean[start : start + PIECE] = total
+    return mean.reshape(arrays[0].shape).numpy()

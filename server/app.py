@@ -54,7 +54,13 @@ def main(grid: Grid, context: Context) -> None:
     write_json(folder / "outcome.json", verdict)
 
 
-def coordinate(grid: Grid, config: RunConfig, store: RunStore, on_round: OnRound = lambda *_: None) -> Outcome:
+def coordinate(
+    grid: Grid,
+    config: RunConfig,
+    store: RunStore,
+    on_round: OnRound = lambda *_: None,
+    build_plans: type[Plans] = Plans,
+) -> Outcome:
     """Run a federation from roll call to farewell.
 
     Raises:
@@ -68,7 +74,7 @@ def coordinate(grid: Grid, config: RunConfig, store: RunStore, on_round: OnRound
     try:
         count = federation.expected_sites or len(federation.site_names) or len(config.sites)
         sites = fleet.assemble(count, federation.site_names, federation.join_timeout_seconds)
-        plans = Plans(store.name, config, sites)
+        plans = build_plans(store.name, config, sites)
         strategy = DomainStrategy(plans, store, fleet, on_round)
         strategy.start(
             fleet,

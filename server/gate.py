@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from mtmd_core.arrays import all_finite
 from mtmd_core.wire import METRICS, RECEIPT, SHARED, ArrayShape, Receipt, decode_array, from_record, misfit
-
-from .aggregation import all_finite
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from server.aggregation import all_finite, average
+from mtmd_core.arrays import all_finite
+from server.aggregation import average
 
 
 def contributions(dtype: type = np.float32, count: int = 3) -> list[dict[str, np.ndarray]]:
