@@ -35,9 +35,7 @@ def check(data_folder: Path, site: str) -> int:
 
 def _exam_table(report: CheckReport, by_column: bool) -> Table:
     """One row an exam; voxels in a column for each structure, or in one column for all."""
-    structures = next(
-        (list(exam.voxels_per_structure) for exam in report.exams if exam.voxels_per_structure), []
-    )
+    structures = next((list(exam.voxels_per_structure) for exam in report.exams if exam.voxels_per_structure), [])
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("exam", overflow="fold")
     for heading in ("shape", "spacing, mm", "intensity"):

@@ -7,9 +7,7 @@ import nibabel as nib
 from mtmd_core.data.dicom import import_series
 from mtmd_core.data.orientation import ExamGrid
 
-EXAMPLE_DESCRIPTION = (
-    '{"channel_names": {"0": "MR"}, "labels": {"background": 0, "NAME": 1}, "file_ending": ".nii.gz"}'
-)
+EXAMPLE_DESCRIPTION = '{"channel_names": {"0": "MR"}, "labels": {"background": 0, "NAME": 1}, "file_ending": ".nii.gz"}'
 
 
 def import_case(dicom: Path, case: str, data: Path, label: Path | None) -> int:

@@ -54,6 +54,7 @@ class Learner:
         )
         self._initial = {name: tensor.detach().clone() for name, tensor in self._private().items()}
         self._round = 0
+        self._began_from = 0
 
     def restore(self, plan: RoundPlan, state: SiteState) -> None:
         """Bring private parameters and optimiser to where the round before ``plan.round`` left them.
@@ -61,8 +62,10 @@ class Learner:
         A site that missed rounds goes on from the last one that it took part in.
         """
         if self._round == plan.round - 1 and self._round > 0:
+            self._began_from = self._round
             return
         remembered = state.newest(plan.run, upto=plan.round - 1) or Remembered(0, self._initial, {})
+        self._began_from = remembered.round
         self._put_private(remembered.private)
         load_optimiser_tensors(self.network, self.optimiser, remembered.optimiser)
         self._round = plan.round - 1
@@ -87,7 +90,11 @@ class Learner:
     def remember(self, plan: RoundPlan, state: SiteState) -> None:
         """Save the round's private state, and forget what no later visit can ask for."""
         state.save(plan.run, plan.round, self._private(), optimiser_tensors(self.network, self.optimiser))
-        state.forget(plan.run, keep={plan.round, plan.round - 1, plan.best_round}, optimiser_from=plan.round - 1)
+        state.forget(
+            plan.run,
+            keep={plan.round, self._began_from, plan.best_round},
+            optimiser_from=min(plan.round, self._began_from),
+        )
 
     def shared(self) -> dict[str, np.ndarray]:
         """The shared parameters as they are now; views of the network's own on the CPU."""

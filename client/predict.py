@@ -69,7 +69,9 @@ def _segment(network: nn.Module, card: ModelCard, own: SiteCard, image_path: Pat
 def _targets(inputs: Path, output: Path) -> dict[Path, Path]:
     """Image file → label map file."""
     if inputs.is_dir():
-        images = sorted(path for path in inputs.iterdir() if path.name.endswith(ENDINGS) and not path.name.startswith("."))
+        images = sorted(
+            path for path in inputs.iterdir() if path.name.endswith(ENDINGS) and not path.name.startswith(".")
+        )
         if not images:
             raise ConfigurationError(f"{inputs} holds no NIfTI file ({', '.join(ENDINGS)}).")
     elif inputs.is_file():

@@ -3,7 +3,6 @@
 Reading them is quick: neither PyTorch nor Flower is imported.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -14,10 +13,10 @@ import yaml
 from mtmd_core.durable import write_text
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.settings import address, check_keys, file_layer, require_loopback, shipped_layer
+from mtmd_core.sites import check_site_name
 
 DEVICES = ("auto", "cpu", "cuda")
 RELEASES = ("none", "mean", "structure")
-_SITE_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _LIMITS = {
     "max_local_steps": 100_000,
     "max_batch_size": 256,
@@ -52,7 +51,7 @@ class SiteSettings:
     limits: Mapping[str, int] = field(default_factory=lambda: dict(_LIMITS))
 
     def __post_init__(self) -> None:
-        check_site(self.site)
+        check_site_name(self.site)
         if self.server is not None:
             address(str(self.server))
         if not isinstance(self.insecure, bool):
@@ -73,20 +72,6 @@ class SiteSettings:
             _check_count(f"limits.{word}", value)
 
 
-def check_site(name: str) -> str:
-    """Return ``name`` if it can name a site.
-
-    Raises:
-        ConfigurationError: stating the rule.
-    """
-    if not isinstance(name, str) or not _SITE_NAME.fullmatch(name):
-        raise ConfigurationError(
-            f"'{name}' cannot name a site: use 1 to 40 lower-case letters, digits and underscores, a letter first "
-            "(for example ankle, knee_2)."
-        )
-    return name
-
-
 def load_settings(site: str, given: Mapping[str, Any]) -> SiteSettings:
     """Lay ``given`` over the site's own file over the shipped defaults.
 
@@ -97,7 +82,7 @@ def load_settings(site: str, given: Mapping[str, Any]) -> SiteSettings:
     Raises:
         ConfigurationError: for an unknown key or a value that cannot be used, or if the folder is another site's.
     """
-    check_site(site)
+    check_site_name(site)
     explicit = {key: value for key, value in given.items() if value is not None}
     state = Path(explicit.pop("state", Path("sites") / site)).expanduser().absolute()
     own_file = state / "site.yaml"

@@ -5,6 +5,7 @@ composed by Hydra; a word that the schema does not know is an error that names t
 """
 
 import difflib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -30,6 +31,7 @@ DEVICES = ("auto", "cpu", "cuda")
 SLICE_AXES = ("auto", "0", "1", "2")
 RELEASES = ("none", "mean", "structure")
 NETWORKS = ("att_unet",)
+EXPERIMENTS = ("demo",)
 
 
 @dataclass
@@ -86,9 +88,19 @@ class FederationConfig:
 
 
 @dataclass
-class RunConfig:
-    """Everything that decides a run's result."""
+class PhantomConfig:
+    """The phantom joints that are made where no sites are given: exams a joint, and resolution as a share of the paper's."""
 
+    exams: int = 6
+    scale: float = 0.2
+    seed: int = 0
+
+
+@dataclass
+class RunConfig:
+    """Everything that decides a run's result. ``experiment`` names one of several runs that belong together."""
+
+    experiment: str | None = None
     mode: str = "federated"
     strategy: str = "dsl"
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -96,6 +108,7 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
     sites: Any = None  # site name → data folder; a typed mapping would refuse new keys from the command line
+    phantoms: PhantomConfig = field(default_factory=PhantomConfig)
     fold: int = 0
     seed: int = 0
     device: str = "auto"
@@ -145,12 +158,19 @@ def checked(config: RunConfig) -> RunConfig:
         ("federation.validate_every_rounds", config.federation.validate_every_rounds, 1),
         ("federation.expected_sites", config.federation.expected_sites, 1),
         ("federation.quorum", config.federation.quorum, 1),
+        ("phantoms.exams", config.phantoms.exams, 3),
+        ("phantoms.seed", config.phantoms.seed, 0),
         ("fold", config.fold, 0),
         ("seed", config.seed, 0),
         ("threads", config.threads, 1),
     ):
         if value is not None and value < least:
             raise ConfigurationError(f"{word} is {value}; it must be at least {least}.")
+    for word in ("join_timeout_seconds", "round_timeout_seconds"):
+        if not 0 < getattr(config.federation, word) < math.inf:
+            raise ConfigurationError(
+                f"federation.{word} is {getattr(config.federation, word)}; it must be a finite number of seconds above 0."
+            )
     if config.network.width % 2:
         raise ConfigurationError(
             f"network.width is {config.network.width}; attention gates halve it, so it must be even: "
@@ -227,7 +247,7 @@ def _one_of(word: str, given: str, known: Sequence[str]) -> None:
 
 
 def _check_words(overrides: Sequence[str]) -> None:
-    groups = ["network"]
+    groups = {"network": NETWORKS, "experiment": EXPERIMENTS}
     known = known_words()
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
@@ -235,12 +255,10 @@ def _check_words(overrides: Sequence[str]) -> None:
         raise ConfigurationError(_readable(error, overrides)) from None
     for override in parsed:
         word = override.key_or_group
-        if word in known or word.split(".")[0] in ("hydra", "sites"):
-            continue
         if word in groups:
-            _one_of(word, str(override.value()), NETWORKS)
-            continue
-        raise ConfigurationError(f"the configuration has no word '{word}'; {nearest(word, known)}")
+            _one_of(word, str(override.value()), groups[word])
+        elif word not in known and word.split(".")[0] not in ("hydra", "sites"):
+            raise ConfigurationError(f"the configuration has no word '{word}'; {nearest(word, known)}")
 
 
 def _readable(error: Exception, overrides: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from mtmd_core.config import RunConfig, load_config
 from mtmd_core.durable import write_json
-from mtmd_core.errors import MtmdError, RunFailedError
+from mtmd_core.errors import ConfigurationError, MtmdError, RunFailedError
 from mtmd_core.scores import summarise_run
 
 from .fleet import Fleet
@@ -73,6 +73,8 @@ def coordinate(
     exit_code = RunFailedError.exit_code
     try:
         count = federation.expected_sites or len(federation.site_names) or len(config.sites)
+        if count == 0:
+            raise ConfigurationError("nobody said how many sites to wait for: set federation.expected_sites.")
         sites = fleet.assemble(count, federation.site_names, federation.join_timeout_seconds)
         plans = build_plans(store.name, config, sites)
         strategy = DomainStrategy(plans, store, fleet, on_round)

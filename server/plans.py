@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from mtmd_core.config import RunConfig, share_of_batch
+from mtmd_core.errors import ConfigurationError
 from mtmd_core.networks.build import build_network
 from mtmd_core.parameters import partition, shapes, take
 from mtmd_core.strategies import STRATEGIES, Sharing, label_spaces
@@ -29,6 +30,11 @@ class Plans:
         self.config = config
         self.sharing = STRATEGIES[config.strategy]
         self.sites = sorted(sites)
+        self.quorum = config.federation.quorum or len(sites)
+        if self.quorum > len(sites):
+            raise ConfigurationError(
+                f"federation.quorum is {self.quorum}, but {len(sites)} sites take part: it can be {len(sites)} at most."
+            )
         self.spaces = label_spaces(config.strategy, {site: facts.structures for site, facts in sites.items()})
         alone = self.sharing is Sharing.NOTHING
         self.share = share_of_batch(config.training.batch_size, 1 if alone else len(sites))

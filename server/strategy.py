@@ -45,7 +45,6 @@ class DomainStrategy(Strategy):
         self.on_round = on_round
         self.rounds = plans.config.federation.rounds
         self.timeout = plans.config.federation.round_timeout_seconds
-        self.quorum = plans.config.federation.quorum or len(plans.sites)
         self.choice = ModelChoice(apart=plans.sharing is Sharing.NOTHING)
         self.shared: Arrays = plans.initial
         self.best: Arrays = plans.initial
@@ -56,7 +55,7 @@ class DomainStrategy(Strategy):
     def summary(self) -> None:
         """Flower asks for a line on the strategy."""
         names = ", ".join(self.plans.sites)
-        log.info("%s over %s, quorum %d", self.plans.config.strategy, names, self.quorum)
+        log.info("%s over %s, quorum %d", self.plans.config.strategy, names, self.plans.quorum)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Fleet
@@ -132,10 +131,10 @@ class DomainStrategy(Strategy):
         refused = [verdict for verdict in verdicts.values() if isinstance(verdict, Refusal)]
         for refusal in refused:
             log.warning("the reply of %s is left out: %s", refusal.site, refusal.reason)
-        if len(admitted) < self.quorum:
+        if len(admitted) < self.plans.quorum:
             reasons = "; ".join(f"{refusal.site}: {refusal.reason}" for refusal in refused)
             raise RunFailedError(
-                f"only {len(admitted)} replies could be used, the quorum is {self.quorum} ({reasons})."
+                f"only {len(admitted)} replies could be used, the quorum is {self.plans.quorum} ({reasons})."
             )
         return admitted
 
@@ -150,10 +149,10 @@ class DomainStrategy(Strategy):
         self.store.append_metrics(
             [
                 {
+                    **reply.metrics,
+                    **({"validated_round": self.finished - 1} if VALIDATION_DICE in reply.metrics else {}),
                     "round": self.finished,
                     "site": reply.site,
-                    **({"validated_round": self.finished - 1} if VALIDATION_DICE in reply.metrics else {}),
-                    **reply.metrics,
                     "bytes_to_site": sent,
                     "bytes_from_site": reply.bytes,
                 }

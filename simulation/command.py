@@ -1,4 +1,4 @@
-"""``mtmd-simulate``: one run on one machine, centralised or federated."""
+"""``mtmd-simulate``: runs on one machine, centralised or federated; without arguments, the demo."""
 
 import logging
 import sys
@@ -12,17 +12,19 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.table import Table
 
 from mtmd_core.config import RunConfig, checked, compose, save_config
 from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError, MtmdError
 
 CONFIG_NAME = "simulate"
+DEMO = "experiment=demo"
 
 
 def main() -> None:
     """Check the words of the command line, then let Hydra run the job or jobs."""
+    if len(sys.argv) == 1:
+        sys.argv.append(DEMO)
     try:
         _check_command_line(sys.argv[1:])
     except ConfigurationError as error:
@@ -45,57 +47,28 @@ def _run_with_hydra(composed: DictConfig) -> None:
 
 
 def simulate(config: RunConfig, folder: Path, console: Console) -> dict:
-    """Run one configuration, write its files into ``folder`` and print its scores; returns the summary."""
+    """Run what a configuration asks for, write its files into ``folder`` and print its scores; returns the summary."""
     from mtmd_core.devices import limit_threads
 
-    from .centralised import groups, run_centralised, steps_of
-    from .data import load_sites
-    from .federated import run_federated
-    from .progress import RunDisplay
+    from .data import load_sites, make_phantoms
+    from .runs import run
 
     logging.captureWarnings(True)
     limit_threads(config.threads)
-    started = time.monotonic()
+    if not config.sites:
+        config.sites = make_phantoms(config, console)
     sites = load_sites(config)
+    if config.experiment is None:
+        return run(config, sites, folder, console)
+    from .experiments.demo import run_demo
+
+    started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / "config.yaml")
-    federation = config.federation
-    if config.mode == "federated":
-        run, steps = run_federated, federation.rounds * federation.local_steps * len(sites)
-    else:
-        run, steps = run_centralised, sum(steps_of(config, group) for group in groups(config, sites))
-    with RunDisplay(steps, console) as display:
-        summary = run(config, sites, folder, display)
-    facts = {
-        "mode": config.mode,
-        "strategy": config.strategy,
-        "network": config.network.name,
-        "fold": config.fold,
-    }
-    summary = facts | {"seed": config.seed, "seconds": round(time.monotonic() - started, 1)} | summary
+    summary = run_demo(config, sites, folder, console)
     write_json(folder / "summary.json", summary)
-    _print_scores(summary, folder, console)
+    console.print(f"{time.monotonic() - started:.0f} s; all files are in {folder}", markup=False)
     return summary
-
-
-def _print_scores(summary: dict, folder: Path, console: Console) -> None:
-    columns = {
-        "dice": "Dice",
-        "sensitivity": "sensitivity",
-        "mssd_mm": "MSSD mm",
-        "assd_mm": "ASSD mm",
-        "ravd": "RAVD",
-    }
-    table = Table("test exams of", *columns.values(), title=f"{summary['mode']} {summary['strategy']}")
-    rows = {site: values["foreground_mean"] for site, values in summary["sites"].items()}
-    for name, values in (rows | {"mean of sites": summary["mean"]}).items():
-        cells = ["–" if values.get(key) is None else f"{values[key]:.3f}" for key in columns]
-        table.add_row(name, *cells)
-    console.print(table)
-    worst = summary["worst_site"]
-    if worst is not None:
-        console.print(f"worst site: {worst['name']}, Dice {worst['foreground_mean']['dice']:.3f}")
-    console.print(f"{summary['seconds']:.0f} s; all files are in {folder}", markup=False)
 
 
 def _check_command_line(arguments: Sequence[str]) -> None:

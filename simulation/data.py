@@ -2,20 +2,24 @@
 
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import Progress
+
 from mtmd_core.config import RunConfig
 from mtmd_core.data.site_data import SiteData, load_site
 from mtmd_core.errors import ConfigurationError, MtmdError
+
+from .phantom.datasets import write_datasets
+from .phantom.exam import GENERATOR_VERSION, JOINT_NAMES
 
 
 def load_sites(config: RunConfig) -> dict[str, SiteData]:
     """Read every site's exams, in the order of site names.
 
     Raises:
-        ConfigurationError: if no sites are given, or the fold is not one of the smallest site's.
+        ConfigurationError: if the fold is not one of the smallest site's.
         DataError: for exams that cannot be used; the text begins with the site.
     """
-    if not config.sites:
-        raise ConfigurationError("no sites are given: add 'sites={ankle: DIR, knee: DIR, shoulder: DIR}'.")
     sites = {}
     for site, folder in sorted(config.sites.items()):
         try:
@@ -35,3 +39,18 @@ def load_sites(config: RunConfig) -> dict[str, SiteData]:
             f"fold={config.fold}, but {smallest} has {folds} exams, which make folds 0 to {folds - 1}."
         )
     return sites
+
+
+def make_phantoms(config: RunConfig, console: Console) -> dict[str, str]:
+    """Phantom joints of the configured number, resolution and seed; made once and kept beside the cache of slices."""
+    wanted = config.phantoms
+    exams = dict.fromkeys(JOINT_NAMES, wanted.exams)
+    name = f"version_{GENERATOR_VERSION}_exams_{wanted.exams}_scale_{wanted.scale}_seed_{wanted.seed}"
+    place = Path(config.data.cache_dir).parent / "phantoms" / name
+    folders = {joint: place / joint for joint in exams}
+    if not all((folder / "dataset.json").is_file() for folder in folders.values()):
+        console.print(f"no sites are given: making {wanted.exams} phantom exams a joint in {place}", markup=False)
+        with Progress(console=console, disable=not console.is_terminal) as bar:
+            task = bar.add_task("phantom joints", total=sum(exams.values()))
+            write_datasets(place, exams, wanted.seed, wanted.scale, progress=lambda *_: bar.advance(task))
+    return {joint: str(folder) for joint, folder in folders.items()}

@@ -56,7 +56,9 @@ def test_every_package_is_listed_for_installation() -> None:
 
 
 def test_configs_hold_no_code() -> None:
-    assert {path.suffix for path in (ROOT / "configs").rglob("*") if path.is_file() and "__pycache__" not in path.parts} <= {
+    assert {
+        path.suffix for path in (ROOT / "configs").rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    } <= {
         ".yaml",
         ".py",
     }

@@ -91,11 +91,7 @@ def load_description(folder: Path) -> Description:
     channels = fields.get("channel_names")
     if not isinstance(channels, dict) or len(channels) != 1:
         given = f"{len(channels)} channels" if isinstance(channels, dict) else "no mapping 'channel_names'"
-        refuse(
-            Problem(
-                path, f"one image channel is expected, it names {given}", 'Write "channel_names": {"0": "MR"}'
-            )
-        )
+        refuse(Problem(path, f"one image channel is expected, it names {given}", 'Write "channel_names": {"0": "MR"}'))
     file_ending = fields.get("file_ending")
     if file_ending not in FILE_ENDINGS:
         refuse(
@@ -127,26 +123,16 @@ def pair_files(folder: Path, file_ending: str, report: Report = refuse) -> tuple
         if not (separator and case and len(channel) == 4 and channel.isdecimal()):
             report(Problem(path, "its name has no channel number", f"Rename it to {stem}_0000{file_ending}"))
         elif channel != "0000":
-            report(
-                Problem(path, f"it is channel {channel} of its exam, only 0000 is used", "Move it elsewhere")
-            )
+            report(Problem(path, f"it is channel {channel} of its exam, only 0000 is used", "Move it elsewhere"))
         else:
             images[case] = path
     labels = _nifti_files(labels_folder, file_ending, report)
     for case in sorted(images.keys() - labels.keys()):
         wanted = f"labelsTr/{case}{file_ending}"
-        report(
-            Problem(
-                images[case], "the image has no label map", f"Add {wanted} or move the image out of imagesTr"
-            )
-        )
+        report(Problem(images[case], "the image has no label map", f"Add {wanted} or move the image out of imagesTr"))
     for case in sorted(labels.keys() - images.keys()):
         wanted = f"imagesTr/{case}_0000{file_ending}"
-        report(
-            Problem(
-                labels[case], "the label map has no image", f"Add {wanted} or move the label map elsewhere"
-            )
-        )
+        report(Problem(labels[case], "the label map has no image", f"Add {wanted} or move the label map elsewhere"))
     cases = tuple(Case(name, images[name], labels[name]) for name in sorted(images.keys() & labels.keys()))
     if not cases and images_folder.is_dir() and labels_folder.is_dir():
         expected = f"imagesTr/CASE_0000{file_ending} with labelsTr/CASE{file_ending}"
@@ -179,9 +165,7 @@ def load_image(path: Path, report: Report = refuse) -> tuple[np.ndarray, ExamGri
     return image, grid
 
 
-def load_labels(
-    path: Path, structure_count: int, image_grid: ExamGrid | None, report: Report = refuse
-) -> np.ndarray:
+def load_labels(path: Path, structure_count: int, image_grid: ExamGrid | None, report: Report = refuse) -> np.ndarray:
     """Read a label map as uint8 [X, Y, Z] in the canonical order of its image.
 
     A label map that stores the image's grid in another axis order or direction is brought to the image's.
@@ -225,12 +209,8 @@ def write_label_map(path: Path, labels_canonical: np.ndarray, grid: ExamGrid) ->
     """
     if labels_canonical.shape != grid.shape:
         raise ValueError(f"labels of shape {labels_canonical.shape} given, the exam has {grid.shape}")
-    if not np.issubdtype(labels_canonical.dtype, np.integer) or _values_outside(
-        labels_canonical, MAX_STRUCTURES
-    ):
-        raise ValueError(
-            f"labels are integers from 0 to 255, given are {labels_canonical.dtype} values beyond"
-        )
+    if not np.issubdtype(labels_canonical.dtype, np.integer) or _values_outside(labels_canonical, MAX_STRUCTURES):
+        raise ValueError(f"labels are integers from 0 to 255, given are {labels_canonical.dtype} values beyond")
     header = grid.header.copy()
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
@@ -261,9 +241,7 @@ def _load_json(path: Path) -> dict:
         fields = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         where = "the folder has none" if path.parent.is_dir() else "the folder does not exist"
-        example = (
-            '{"channel_names": {"0": "MR"}, "labels": {"background": 0, "NAME": 1}, "file_ending": ".nii.gz"}'
-        )
+        example = '{"channel_names": {"0": "MR"}, "labels": {"background": 0, "NAME": 1}, "file_ending": ".nii.gz"}'
         refuse(Problem(path, where, f"Give an nnU-Net raw folder, with a dataset.json like {example}"))
     except OSError as error:
         refuse(Problem(path, f"it cannot be read ({error.strerror})", "Check the file and its rights"))
@@ -292,9 +270,7 @@ def _structures(path: Path, labels: object) -> tuple[str, ...]:
         refuse(Problem(path, f"its labels are {sorted(labels.values())}, not 0, 1, 2, ...", remedy))
     if not 2 <= len(labels) <= MAX_STRUCTURES + 1:
         count = len(labels) - 1
-        refuse(
-            Problem(path, f"it names {count} structures, from 1 to {MAX_STRUCTURES} are supported", remedy)
-        )
+        refuse(Problem(path, f"it names {count} structures, from 1 to {MAX_STRUCTURES} are supported", remedy))
     return tuple(sorted((name for name in labels if name != "background"), key=labels.__getitem__))
 
 
@@ -303,9 +279,7 @@ def _nifti_files(folder: Path, file_ending: str, report: Report) -> dict[str, Pa
     try:
         paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     except FileNotFoundError:
-        report(
-            Problem(folder, "the folder is missing", "Give an nnU-Net raw folder with imagesTr and labelsTr")
-        )
+        report(Problem(folder, "the folder is missing", "Give an nnU-Net raw folder with imagesTr and labelsTr"))
         return {}
     except OSError as error:
         report(Problem(folder, f"it cannot be read ({error.strerror})", "Check the folder and its rights"))
@@ -328,9 +302,7 @@ def _matched_grid(path: Path, grid: ExamGrid, image_grid: ExamGrid, report: Repo
         grid = ExamGrid(grid.stored_shape, grid.affine, grid.header, image_grid.axes, image_grid.flips)
     if difference := grid.difference_from(image_grid):
         problem = f"the label map is not on its image's grid: {difference}"
-        report(
-            Problem(path, problem, "Draw or resample (nearest neighbour) the label map on this very image")
-        )
+        report(Problem(path, problem, "Draw or resample (nearest neighbour) the label map on this very image"))
     return grid
 
 

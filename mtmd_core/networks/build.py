@@ -10,6 +10,12 @@ from mtmd_core.config import NetworkConfig
 from mtmd_core.seeds import generator
 
 from .att_unet import AttUNet
+from .domain_layers import DomainOutput
+
+FOREGROUND_PRIOR = 0.05
+"""Share of foreground pixels that an untrained network expects."""
+OUTPUT_SPREAD = 0.1
+"""Spread of an output layer's first weights, as a fraction of that of the other layers."""
 
 
 def build_network(config: NetworkConfig, domains: Mapping[str, int], seed: int) -> nn.Module:
@@ -30,11 +36,25 @@ def initialise(network: nn.Module, seed: int) -> None:
 
     A parameter's first value depends on the seed and its name alone, so a site's network with one domain starts where
     the pooled network with all domains starts, and a coordinator's with none does too.
+
+    Output layers start nearly constant, at a foreground share of ``FOREGROUND_PRIOR`` (Lin et al. 2017, section 4.1). The
+    paper does not say how it starts them; drawn like the other layers they spend several hundred steps on learning that most
+    pixels are background, at the cost of the features that all domains share.
     """
     with torch.no_grad():
         for name, module in network.named_modules():
             if isinstance(module, nn.Conv2d):
-                fan_in = module.weight[0].numel()
-                module.weight.normal_(0.0, math.sqrt(2.0 / fan_in), generator=generator(seed, "initial", name))
+                spread = math.sqrt(2.0 / module.weight[0].numel())
+                module.weight.normal_(0.0, spread, generator=generator(seed, "initial", name))
                 if module.bias is not None:
                     module.bias.zero_()
+        for module in network.modules():
+            if isinstance(module, DomainOutput):
+                for layer in module.domains.values():
+                    _expect_background(layer)
+
+
+def _expect_background(layer: nn.Conv2d) -> None:
+    layer.weight.mul_(OUTPUT_SPREAD)
+    odds = (1 - FOREGROUND_PRIOR) / FOREGROUND_PRIOR * (layer.out_channels - 1)  # against any one structure
+    layer.bias[0] = math.log(odds)

@@ -1,8 +1,6 @@
 """The pictures and the table of docs/phantoms.md.
 
 python -m simulation.phantom.pictures docs/images/phantoms [--seed 0] [--table-exams 5]
-
-Needs matplotlib: pip install 'mtmd[figures]'.
 """
 
 import argparse
@@ -12,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mtmd_core.errors import ConfigurationError, MtmdError
+from mtmd_core.errors import MtmdError
 
 from .difficulty import best_window_dice
 from .exam import ANATOMIES, JOINT_NAMES, PhantomExam, make_exam
@@ -41,10 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def write_pictures(out: Path, seed: int, exams: int, shapes: dict[str, tuple[int, int, int]] = SHAPES) -> list[Path]:
     """Write one picture a joint, one of the same children under every scanner and one of histograms."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise ConfigurationError("matplotlib is missing; install it with pip install 'mtmd[figures]'") from error
     out.mkdir(parents=True, exist_ok=True)
     written = []
     first = {}

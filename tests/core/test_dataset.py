@@ -329,8 +329,7 @@ def test_errors_name_file_problem_and_remedy_and_survive_a_process_border(tmp_pa
     with pytest.raises(DataError) as caught:
         load_image(path)
     assert str(caught.value) == (
-        f"{path}: it is 4D (5×6×4×2), not one volume. "
-        "Export one 3D volume an exam: a single echo, phase or time point."
+        f"{path}: it is 4D (5×6×4×2), not one volume. Export one 3D volume an exam: a single echo, phase or time point."
     )
     assert caught.value.exit_code == 4
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
@@ -389,9 +388,7 @@ def test_a_label_map_stored_in_another_order_lies_on_its_image(tmp_path):
 
 def test_at_45_degrees_rounding_does_not_part_a_label_map_from_its_image(tmp_path):
     volume = ramp((5, 6, 4))
-    image_path = write_nifti(
-        tmp_path / "image.nii", volume, oblique_affine((1, 1, 1), 45 - 1e-5), qform_code=0
-    )
+    image_path = write_nifti(tmp_path / "image.nii", volume, oblique_affine((1, 1, 1), 45 - 1e-5), qform_code=0)
     label_path = write_nifti(
         tmp_path / "labels.nii",
         (volume > 60).astype(np.uint8),
@@ -405,9 +402,7 @@ def test_at_45_degrees_rounding_does_not_part_a_label_map_from_its_image(tmp_pat
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "SLP", "PIR"])
 @pytest.mark.parametrize(("qform_code", "sform_code"), [(1, 2), (3, 0), (0, 4)])
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_written_label_maps_have_their_exams_geometry_bit_for_bit(
-    tmp_path, axes, qform_code, sform_code, order
-):
+def test_written_label_maps_have_their_exams_geometry_bit_for_bit(tmp_path, axes, qform_code, sform_code, order):
     header = nib.Nifti1Header(endianness=order)
     header.set_data_dtype(np.int16)
     header.set_xyzt_units("mm", "sec")

@@ -1,10 +1,12 @@
+import re
+
 import pytest
 import torch
 from torch import nn
 
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.seeds import derive_seed, generator
-from mtmd_core.sites import check_site_name
+from mtmd_core.sites import RESERVED, check_site_name
 from mtmd_core.strategies import EVERY_SITE, LabelSpace, label_spaces
 
 
@@ -51,3 +53,8 @@ def test_seeds_are_functions_of_their_words_alone():
     assert len({derive_seed(*each) for each in words}) == len(words)
     assert all(0 <= derive_seed(n) < 2**63 for n in range(100))
     assert torch.equal(torch.rand(3, generator=generator(1, "x")), torch.rand(3, generator=generator(1, "x")))
+
+
+def test_reserved_words_are_all_that_pytorch_keeps() -> None:
+    kept = {word for word in {*dir(nn.ModuleDict()), "training"} if re.fullmatch(r"[a-z][a-z0-9_]{0,39}", word)}
+    assert kept <= RESERVED

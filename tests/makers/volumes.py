@@ -54,9 +54,7 @@ def write_nifti(
     return path
 
 
-def write_description(
-    folder: Path, structures: tuple[str, ...] = ("tibia", "talus"), **changes: object
-) -> Path:
+def write_description(folder: Path, structures: tuple[str, ...] = ("tibia", "talus"), **changes: object) -> Path:
     """Write ``dataset.json``; ``changes`` replace fields, None removes one."""
     fields = {
         "name": "ankle",

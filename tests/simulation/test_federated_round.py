@@ -76,9 +76,7 @@ def arrays_of(messages: list[Message]) -> dict[str, list[np.ndarray]]:
     return found
 
 
-def test_no_private_tensor_is_in_any_message(
-    folders: dict[str, Path], config: RunConfig, tmp_path: Path
-) -> None:
+def test_no_private_tensor_is_in_any_message(folders: dict[str, Path], config: RunConfig, tmp_path: Path) -> None:
     sites = open_sites(folders, tmp_path / "cache")
     private: list[np.ndarray] = []
     grid = RecordingGrid(sites)
@@ -117,22 +115,21 @@ def test_no_name_leaves_a_site(folders: dict[str, Path], config: RunConfig, tmp_
 def test_a_site_that_restarts_between_rounds_changes_nothing(
     folders: dict[str, Path], config: RunConfig, tmp_path: Path
 ) -> None:
-    finals = []
-    for name, restart in (("steady", False), ("restarted", True)):
-        sites = open_sites(folders, tmp_path / "cache", tmp_path / name)
-        grid = RecordingGrid(sites)
+    """Every site is a new process with nothing but its disk in each round, or one process throughout."""
+    finals = {}
+    for name in ("steady", "restarted"):
+        members = open_sites(folders, tmp_path / "cache", tmp_path / name)
+        grid = RecordingGrid(members)
 
-        def on_round(round_: int, _metrics: dict, restart: bool = restart, grid: RecordingGrid = grid) -> None:
-            if restart:  # every site is a new process with nothing but its disk
-                fresh = open_sites(folders, tmp_path / "cache", tmp_path / "restarted")
-                grid._apps = dict(enumerate((build_client_app(site) for site in fresh.values()), start=1))
-                restarted.update(fresh)
+        def restart(_round: int, _metrics: dict, members: dict = members, grid: RecordingGrid = grid) -> None:
+            members.update(open_sites(folders, tmp_path / "cache", tmp_path / "restarted"))
+            grid._apps = dict(enumerate(map(build_client_app, members.values()), start=1))
 
-        restarted: dict[str, Site] = {}
-        outcome = coordinate(grid, config, RunStore(tmp_path / f"{name}-run", config, every_round=False), on_round)
-        members = restarted or sites
-        finals.append((outcome.checkpoint.shared, {k: s.learner.network.state_dict() for k, s in members.items()}))
-    (shared, states), (shared_again, states_again) = finals
+        store = RunStore(tmp_path / f"{name}-run", config, every_round=False)
+        outcome = coordinate(grid, config, store, restart if name == "restarted" else lambda *_: None)
+        states = {site: member.learner.network.state_dict() for site, member in members.items()}
+        finals[name] = (outcome.checkpoint.shared, states)
+    (shared, states), (shared_again, states_again) = finals.values()
     assert all(np.array_equal(shared[name], shared_again[name]) for name in shared)
     for site in SITES:
         assert all(torch.equal(states[site][name], states_again[site][name]) for name in states[site])
@@ -184,5 +181,7 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same_end(
     )
     assert rounds == [3]
     assert outcome.checkpoint.round == steady.checkpoint.round
-    assert all(np.array_equal(outcome.checkpoint.shared[n], steady.checkpoint.shared[n]) for n in steady.checkpoint.shared)
+    assert all(
+        np.array_equal(outcome.checkpoint.shared[n], steady.checkpoint.shared[n]) for n in steady.checkpoint.shared
+    )
     assert [line["round"] for line in continued.metrics()] == [1, 1, 1, 2, 2, 2, 3, 3, 3]

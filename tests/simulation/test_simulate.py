@@ -111,11 +111,6 @@ def test_training_learns(tmp_path: Path) -> None:
     assert np.mean(loss[4]) < 0.5 * np.mean(loss[1])
 
 
-def test_without_sites_the_command_says_how_to_give_them(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="sites="):
-        simulate(compose("simulate", []), tmp_path / "out", Console(quiet=True))
-
-
 @pytest.mark.parametrize(
     ("words", "error", "text"),
     [

@@ -1,0 +1,1 @@
+"""Runs that belong together: each module is one ``experiment=NAME``."""
