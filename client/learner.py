@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from mtmd_core.calibration import calibrate
 from mtmd_core.config import NetworkConfig
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.data.split import leave_one_out
@@ -107,8 +108,13 @@ class Learner:
             self._put_private(state.private_of(plan.run, plan.round) or self._nearest_private(plan, state))
             self._round = -1  # the optimiser does not belong to this state: train only after restore()
 
-    def evaluate(self, exams: tuple[str, ...]) -> SiteScores:
-        """Segment and score some of the site's exams with the network as it is."""
+    def evaluate(self, plan: RoundPlan, exams: tuple[str, ...]) -> SiteScores:
+        """Segment and score some of the site's exams.
+
+        Where weights are averaged and statistics are private, these are measured anew first.
+        """
+        if self.partition.shared and self.partition.private:
+            calibrate(self.network, self.sources, self.recipe, plan.calibration_batches)
         return evaluate_exams(self.network, self.space, self.data, exams)
 
     def _nearest_private(self, plan: RoundPlan, state: SiteState) -> dict[str, torch.Tensor]:

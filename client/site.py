@@ -71,7 +71,7 @@ class Site:
         learner = self._learner_for(plan)
         learner.restore(plan, self.state)
         learner.receive(shared)
-        metrics = self._validate(learner) if plan.validate and plan.round > 1 else {}
+        metrics = self._validate(learner, plan) if plan.validate and plan.round > 1 else {}
         started = time.perf_counter()
         metrics["loss"] = learner.train(plan, self.on_step)
         metrics |= {"seconds_training": time.perf_counter() - started, "steps": plan.local_steps}
@@ -83,17 +83,17 @@ class Site:
         learner = self._learner_for(plan)
         learner.become(plan, shared, self.state)
         if not plan.test:
-            return self._receipt(plan), self._validate(learner)
-        scores = learner.evaluate(learner.split.test)
+            return self._receipt(plan), self._validate(learner, plan)
+        scores = learner.evaluate(plan, learner.split.test)
         self.summary = scores.summary | {"round": plan.round, "split": learner.split.as_dict()}
         if self.results is not None:
             save_model(self.results / "model.safetensors", learner.network, learner.card)
             write_json(self.results / "summary.json", self.summary)
         return self._receipt(plan), scores.metrics("test")
 
-    def _validate(self, learner: Learner) -> Metrics:
+    def _validate(self, learner: Learner, plan: RoundPlan) -> Metrics:
         started = time.perf_counter()
-        metrics = learner.evaluate(learner.split.validation).metrics("validation")
+        metrics = learner.evaluate(plan, learner.split.validation).metrics("validation")
         return metrics | {"seconds_evaluation": time.perf_counter() - started}
 
     def _learner_for(self, plan: RoundPlan) -> Learner:
@@ -105,7 +105,7 @@ class Site:
 
     def _check_limits(self, plan: RoundPlan) -> None:
         asked = {
-            "max_local_steps": plan.local_steps,
+            "max_local_steps": max(plan.local_steps, plan.calibration_batches),
             "max_batch_size": plan.share,
             "max_slice_size": plan.slice_size,
         }

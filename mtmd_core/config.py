@@ -31,7 +31,7 @@ DEVICES = ("auto", "cpu", "cuda")
 SLICE_AXES = ("auto", "0", "1", "2")
 RELEASES = ("none", "mean", "structure")
 NETWORKS = ("att_unet",)
-EXPERIMENTS = ("demo",)
+EXPERIMENTS = ("demo", "phantoms")
 
 
 @dataclass
@@ -71,13 +71,15 @@ class TrainingConfig:
 class FederationConfig:
     """Rounds, local work and patience.
 
-    ``expected_sites`` sites must be there before a round starts; a round closes on ``quorum`` replies (all of them when
+    Before a received model is evaluated, a site measures its running statistics anew over ``calibration_batches`` batches
+    (:mod:`mtmd_core.calibration`). ``expected_sites`` sites must be there before a round starts; a round closes on ``quorum`` replies (all of them when
     not given) once ``round_timeout_seconds`` have passed.
     """
 
     rounds: int = 10
     local_steps: int = 20
     validate_every_rounds: int = 1
+    calibration_batches: int = 16
     expected_sites: int | None = None
     site_names: list[str] = field(default_factory=list)
     quorum: int | None = None
@@ -155,6 +157,7 @@ def checked(config: RunConfig) -> RunConfig:
         ("training.validate_every_steps", config.training.validate_every_steps, 1),
         ("federation.rounds", config.federation.rounds, 1),
         ("federation.local_steps", config.federation.local_steps, 1),
+        ("federation.calibration_batches", config.federation.calibration_batches, 0),
         ("federation.validate_every_rounds", config.federation.validate_every_rounds, 1),
         ("federation.expected_sites", config.federation.expected_sites, 1),
         ("federation.quorum", config.federation.quorum, 1),

@@ -68,6 +68,7 @@ class RoundPlan:
     learning_rate: float
     augment: bool
     autocast: bool
+    calibration_batches: int
     validate: bool
     test: bool
     best_round: int

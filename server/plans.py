@@ -74,6 +74,7 @@ class Plans:
             learning_rate=config.training.learning_rate,
             augment=config.training.augment,
             autocast=config.training.autocast,
+            calibration_batches=config.federation.calibration_batches,
             validate=validate,
             test=test,
             best_round=best_round,

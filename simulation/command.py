@@ -51,6 +51,7 @@ def simulate(config: RunConfig, folder: Path, console: Console) -> dict:
     from mtmd_core.devices import limit_threads
 
     from .data import load_sites, make_phantoms
+    from .experiments import EXPERIMENTS
     from .runs import run
 
     logging.captureWarnings(True)
@@ -60,12 +61,10 @@ def simulate(config: RunConfig, folder: Path, console: Console) -> dict:
     sites = load_sites(config)
     if config.experiment is None:
         return run(config, sites, folder, console)
-    from .experiments.demo import run_demo
-
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / "config.yaml")
-    summary = run_demo(config, sites, folder, console)
+    summary = EXPERIMENTS[config.experiment](config, sites, folder, console)
     write_json(folder / "summary.json", summary)
     console.print(f"{time.monotonic() - started:.0f} s; all files are in {folder}", markup=False)
     return summary

@@ -32,6 +32,7 @@ PLAN = RoundPlan(
     learning_rate=5e-4,
     augment=True,
     autocast=False,
+    calibration_batches=4,
     validate=True,
     test=False,
     best_round=2,

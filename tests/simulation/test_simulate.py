@@ -10,10 +10,12 @@ from rich.console import Console
 from tiny_sites import SITES, run_words, write_sites
 
 from mtmd_core.config import compose
+from mtmd_core.data.dataset import load_dataset
 from mtmd_core.errors import ConfigurationError, DataError
 from mtmd_core.models import load_model
 from mtmd_core.tensor_files import load_tensors
 from simulation.command import simulate
+from simulation.data import make_phantoms
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +126,26 @@ def test_what_cannot_run_says_why(
 ) -> None:
     with pytest.raises(error, match=text):
         run(folders, tmp_path / "out", *words)
+
+
+def test_the_demo_compares_sites_alone_with_their_federation(folders: dict[str, Path], tmp_path: Path) -> None:
+    summary = run(folders, tmp_path / "out", "experiment=demo", "federation.rounds=1", "federation.local_steps=1")
+    assert list(summary["runs"]) == ["each site alone", "federation"]
+    assert [run["strategy"] for run in summary["runs"].values()] == ["individual", "dsl"]
+    assert (tmp_path / "out" / "predictions.png").read_bytes().startswith(b"\x89PNG")
+    alone, together = (lines(tmp_path / "out" / name) for name in ("alone", "federation"))
+    assert [line["steps"] for line in alone] == [line["steps"] for line in together] == [1, 1, 1]
+
+
+def test_without_sites_phantom_joints_are_made_once(tmp_path: Path) -> None:
+    words = ("phantoms.exams=3", "phantoms.scale=0.06", f"data.cache_dir='{tmp_path / 'slices'}'")
+    config = compose("simulate", [*words])
+    folders = make_phantoms(config, Console(quiet=True))
+    assert {site: load_dataset(Path(folder)).structures for site, folder in folders.items()}["shoulder"] == (
+        "humerus",
+        "scapula",
+    )
+    stamps = {path: path.stat().st_mtime_ns for folder in folders.values() for path in Path(folder).rglob("*.nii.gz")}
+    assert len(stamps) == 3 * 3 * 2
+    assert make_phantoms(config, Console(quiet=True)) == folders
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps

@@ -1,0 +1,149 @@
+"""Sites by name behind nodes that come, go and come back as others."""
+
+import itertools
+from collections.abc import Iterable
+
+import pytest
+from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+
+from mtmd_core.errors import UnreachableError
+from mtmd_core.wire import FACTS, QUERY, SiteFacts, to_record
+from server import fleet as fleet_module
+from server.fleet import Fleet
+
+RAISED, UNAVAILABLE = 2, 5  # Flower's codes: the site's app raised; the node is gone
+
+
+class NodesComeAndGo(Grid):
+    """A Flower grid whose nodes are dictionaries: node → site, and whose answers the test decides."""
+
+    def __init__(self) -> None:
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 0, 1, 0
+        self.online: dict[int, SiteFacts] = {}
+        self.silent: set[int] = set()
+        self.fails: dict[int, int] = {}
+        self.received: list[tuple[int, str]] = []
+        self.replies: dict[str, Message] = {}
+        self.ids = map(str, itertools.count())
+        self.at_pull = lambda: None
+
+    def get_node_ids(self) -> list[int]:
+        return list(self.online)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        return [self.push(message) for message in messages]
+
+    def push(self, message: Message) -> str:
+        key, node = next(self.ids), message.metadata.dst_node_id
+        message.metadata.__dict__["_message_id"] = key
+        kind = message.metadata.message_type
+        self.received.append((node, kind))
+        if node in self.fails:
+            self.replies[key] = Message(Error(self.fails.pop(node), "as scripted"), reply_to=message)
+        elif node not in self.silent and kind == QUERY:
+            facts = ConfigRecord(to_record(self.online[node]))
+            self.replies[key] = Message(RecordDict({FACTS: facts}), reply_to=message)
+        elif node not in self.silent:
+            self.replies[key] = Message(RecordDict(), reply_to=message)
+        return key
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        self.at_pull()
+        return [self.replies.pop(key) for key in list(message_ids) if key in self.replies]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        raise AssertionError("a fleet does its own waiting")
+
+    def create_message(self, *arguments: object) -> Message:
+        raise AssertionError("a fleet makes its own messages")
+
+    def set_run(self, run: object) -> None:
+        self._run = run
+
+    @property
+    def run(self) -> object:
+        return self._run
+
+
+@pytest.fixture
+def grid(monkeypatch: pytest.MonkeyPatch) -> NodesComeAndGo:
+    monkeypatch.setattr(fleet_module, "LOOK_AROUND_SECONDS", 0.0)
+    monkeypatch.setattr(fleet_module, "POLL_SECONDS", (0.001, 0.001))
+    grid = NodesComeAndGo()
+    grid.online = {11: SiteFacts("knee", 4), 12: SiteFacts("ankle", 3)}
+    return grid
+
+
+def train(fleet: Fleet, site: str) -> Message:
+    return Message(RecordDict(), fleet.node_of(site), "train", ttl=60)
+
+
+def sources(fleet: Fleet, replies: list[Message]) -> list[str]:
+    return [fleet.site_of(reply.metadata.src_node_id) for reply in replies]
+
+
+def test_roll_call_knows_sites_by_name_and_orders_them(grid: NodesComeAndGo) -> None:
+    fleet = Fleet(grid)
+    assert fleet.assemble(2, [], timeout=5) == {"ankle": SiteFacts("ankle", 3), "knee": SiteFacts("knee", 4)}
+    assert (fleet.node_of("knee"), fleet.site_of(12)) == (11, "ankle")
+
+
+def test_who_is_missing_is_named_after_a_finite_wait(grid: NodesComeAndGo) -> None:
+    with pytest.raises(UnreachableError, match="1 of 2 sites.*missing: shoulder"):
+        Fleet(grid).assemble(2, ["ankle", "shoulder"], timeout=0.01)
+
+
+def test_replies_come_in_the_order_of_site_names(grid: NodesComeAndGo) -> None:
+    fleet = Fleet(grid)
+    fleet.assemble(2, [], timeout=5)
+    replies = fleet.send_and_receive([train(fleet, "knee"), train(fleet, "ankle")], timeout=5)
+    assert sources(fleet, replies) == ["ankle", "knee"]
+
+
+def test_a_message_goes_to_the_node_that_a_site_comes_back_as(grid: NodesComeAndGo) -> None:
+    fleet = Fleet(grid)
+    fleet.assemble(2, [], timeout=5)
+    grid.silent = {11}
+
+    def knee_comes_back() -> None:
+        grid.online[13] = SiteFacts("knee", 4)
+
+    grid.at_pull = knee_comes_back
+    replies = fleet.send_and_receive([train(fleet, "ankle"), train(fleet, "knee")], timeout=5)
+    assert sources(fleet, replies) == ["ankle", "knee"]
+    assert [node for node, kind in grid.received if kind == "train"] == [12, 11, 13]
+
+
+def test_a_message_that_was_lost_is_sent_again(grid: NodesComeAndGo) -> None:
+    fleet = Fleet(grid)
+    fleet.assemble(2, [], timeout=5)
+    grid.fails = {11: UNAVAILABLE}
+    replies = fleet.send_and_receive([train(fleet, "knee")], timeout=5)
+    assert [reply.has_error() for reply in replies] == [False]
+    assert [node for node, kind in grid.received if kind == "train"] == [11, 11]
+
+
+def test_a_site_that_failed_is_not_asked_again(grid: NodesComeAndGo) -> None:
+    fleet = Fleet(grid)
+    fleet.assemble(2, [], timeout=5)
+    grid.fails = {11: RAISED}
+    replies = fleet.send_and_receive([train(fleet, "knee")], timeout=5)
+    assert [reply.error.code for reply in replies] == [RAISED]
+
+
+def test_the_wait_ends_with_what_is_there(grid: NodesComeAndGo) -> None:
+    fleet = Fleet(grid)
+    fleet.assemble(2, [], timeout=5)
+    grid.silent = {11}
+    replies = fleet.send_and_receive([train(fleet, "ankle"), train(fleet, "knee")], timeout=0.05)
+    assert sources(fleet, replies) == ["ankle"]
+
+
+def test_a_site_that_comes_back_with_other_exams_is_left_out(grid: NodesComeAndGo) -> None:
+    fleet = Fleet(grid)
+    fleet.assemble(2, [], timeout=5)
+    grid.online[13] = SiteFacts("knee", 2)
+    fleet.assemble(2, [], timeout=5)
+    assert fleet.node_of("knee") == 11
