@@ -72,8 +72,8 @@ class FederationConfig:
     """Rounds, local work and patience.
 
     Before a received model is evaluated, a site measures its running statistics anew over ``calibration_batches`` batches
-    (:mod:`mtmd_core.calibration`). ``expected_sites`` sites must be there before a round starts; a round closes on ``quorum`` replies (all of them when
-    not given) once ``round_timeout_seconds`` have passed.
+    (:mod:`mtmd_core.calibration`). ``expected_sites`` sites must be there before the first round starts; a round closes on
+    ``quorum`` replies (all of them when not given) once ``round_timeout_seconds`` have passed.
     """
 
     rounds: int = 10

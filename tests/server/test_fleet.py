@@ -91,7 +91,7 @@ def test_roll_call_knows_sites_by_name_and_orders_them(grid: NodesComeAndGo) -> 
 
 
 def test_who_is_missing_is_named_after_a_finite_wait(grid: NodesComeAndGo) -> None:
-    with pytest.raises(UnreachableError, match="1 of 2 sites.*missing: shoulder"):
+    with pytest.raises(UnreachableError, match=r"1 of 2 sites.*missing: shoulder"):
         Fleet(grid).assemble(2, ["ankle", "shoulder"], timeout=0.01)
 
 
