@@ -1,0 +1,18 @@
+"""Words that commands, settings files and the configuration share, and the known word nearest to a misspelt one.
+
+Light on purpose: a command's ``--help`` must not wait for PyTorch or Hydra.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+DEVICES = ("auto", "cpu", "cuda")
+RELEASES = ("none", "mean", "structure")
+"""Scores that leave a site: none, a site's means, or one value per structure."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A clause that names the known word nearest to a misspelt one."""
+    names = list(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.4)
+    return f"did you mean '{close[0]}'?" if close else f"known are: {', '.join(names)}."
