@@ -10,7 +10,9 @@ from typing import Any
 
 import yaml
 
+from mtmd_core.durable import write_text
 from mtmd_core.errors import ConfigurationError
+from mtmd_core.words import nearest
 
 
 def shipped_layer(name: str) -> dict[str, Any]:
@@ -47,9 +49,26 @@ def check_keys(given: Mapping[Any, Any], known: Sequence[str], where: str) -> No
     """
     for key in given:
         if key not in known:
-            from mtmd_core.config import nearest  # not needed, and slow to import, when all keys are right
-
             raise ConfigurationError(f"{where} has no key '{key}'; {nearest(str(key), known)}")
+
+
+def keep(path: Path, command: str, given: Mapping[str, Any]) -> bool:
+    """Write what was given into a settings file if there is none yet; whether it was written."""
+    if path.exists() or not given:
+        return False
+    heading = f"# Own settings of mtmd-{command}; all keys and their meaning: configs/{command}.yaml of mtmd.\n"
+    write_text(path, heading + yaml.safe_dump(_plain(given), sort_keys=False))
+    return True
+
+
+def unkept(path: Path, given: Mapping[str, Any], kept: Mapping[str, Any]) -> str:
+    """A line that names the given words of which a settings file keeps another value; empty if there are none."""
+    words = [
+        f"{word} {_shown(value)} (kept: {_shown(kept.get(word))})"
+        for word, value in given.items()
+        if _plain(value) != _plain(kept.get(word))
+    ]
+    return f"for this run only: {', '.join(words)}; to change what is kept, edit {path}" if words else ""
 
 
 def address(text: str, word: str = "server") -> tuple[str, int]:
@@ -83,3 +102,18 @@ def require_loopback(host: str) -> None:
 def _is_loopback(host: str) -> bool:
     parts = host.split(".")
     return len(parts) == 4 and parts[0] == "127" and all(part.isascii() and part.isdigit() for part in parts)
+
+
+def _plain(value: Any) -> Any:
+    """A value as YAML holds it."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return "nothing" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
