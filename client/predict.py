@@ -27,7 +27,8 @@ def predict(site: str, model: Path | None, inputs: Path, output: Path, state: Pa
         output: folder for the label maps; ``CASE_0000.nii.gz`` becomes ``CASE.nii.gz``.
 
     Returns:
-        0, or 4 if any exam could not be segmented; the others are all the same.
+        0, or 4 if any exam could not be segmented, whatever the cause (its file, the disk, memory); the others are all
+        the same.
 
     Raises:
         ConfigurationError: if there is no such model, input, or site in the model.
@@ -46,9 +47,13 @@ def predict(site: str, model: Path | None, inputs: Path, output: Path, state: Pa
     for image, target in targets.items():
         try:
             voxels = _segment(network, card, own, image, target)
-        except MtmdError as error:
+        except (
+            MtmdError,
+            OSError,
+            RuntimeError,
+        ) as error:  # PyTorch's own failures are RuntimeErrors, no memory among them
             failed += 1
-            print(f"{image}: not segmented: {error}", file=sys.stderr)
+            print(f"{image}: not segmented: {' '.join(str(error).split())}", file=sys.stderr)
         else:
             found = ", ".join(f"{name} {count}" for name, count in zip(own.structures, voxels, strict=True))
             console.print(f"{target}: voxels: {found}", markup=False)

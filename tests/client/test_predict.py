@@ -1,5 +1,6 @@
 """``mtmd-client predict``: label maps in each exam's own geometry, one bad case among good ones."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -9,7 +10,7 @@ from volumes import oblique_affine, write_nifti
 
 from client.command import main
 from mtmd_core.config import NetworkConfig
-from mtmd_core.models import ModelCard, SiteCard, save_model
+from mtmd_core.models import ModelCard, SiteCard, load_model, save_model
 from mtmd_core.networks.build import build_network
 from mtmd_core.strategies import LabelSpace
 
@@ -75,6 +76,23 @@ def test_one_bad_case_does_not_stop_the_others(
     said = capsys.readouterr().err
     assert "aa_broken.nii.gz: not segmented" in said
     assert "1 of 3 exams" in said
+
+
+def test_a_disk_or_a_network_that_fails_on_one_exam_does_not_stop_the_others(
+    tmp_path: Path, model: Path, exams: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "out" / "a.nii.gz").mkdir(parents=True)  # nothing can be written there
+    assert predict(tmp_path, model, exams) == 4
+    assert (tmp_path / "out" / "b.nii").is_file()
+    said = capsys.readouterr().err
+    assert "a_0000.nii.gz: not segmented: " in said
+    assert "cannot be written (Is a directory)" in said
+    assert "1 of 2 exams" in said
+
+    network, card = load_model(model)
+    save_model(model, network, replace(card, slice_size=24))  # the network halves a slice four times
+    assert predict(tmp_path, model, exams) == 4
+    assert "2 of 2 exams" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
