@@ -60,13 +60,9 @@ def main() -> int:
 
 def open_app(settings: SiteSettings) -> tuple[Callable[..., Any], Callable[[], int | None]]:
     """The locally installed ClientApp over this site's data, and a way to ask whether the run is over (its exit code)."""
-    import torch
-
     from .app import build_client_app
     from .site import open_site
 
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
     site = open_site(settings)
     return build_client_app(site), lambda: site.exit_code
 
