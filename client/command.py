@@ -4,12 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from mtmd_core.arguments import CommandParser
 from mtmd_core.errors import MtmdError
 from mtmd_core.processes import Interrupted
+from mtmd_core.words import DEVICES, RELEASES
 
-from .settings import DEVICES, RELEASES, SiteSettings, load_settings, remember
+from .settings import OWN_FILE, SiteSettings, differing, load_settings, remember
 
 _EPILOG = """\
 other commands (each has its own --help):
@@ -17,34 +18,11 @@ other commands (each has its own --help):
   import    turn one DICOM series into a case
   predict   segment new exams with a trained model
 
-The first time, name everything; what was given is kept in the site's folder (--state, by default sites/NAME), and from
-then on `mtmd-client --site NAME` is enough.
+The first time, name everything; once the site has joined, what was given is kept in its own folder (--state, by default
+sites/NAME), in site.yaml, and from then on `mtmd-client --site NAME` is enough. Words given later count for that run only.
 
 exit codes: 0 done, 1 run failed, 2 usage or configuration, 3 server unreachable, 4 data invalid,
 130 and 143 ended by Ctrl-C and SIGTERM"""
-
-
-class _Parser(argparse.ArgumentParser):
-    """Names the nearest known word for one that it does not know."""
-
-    def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        for word in words:
-            option = word.split("=")[0]
-            if option.startswith("--") and option != "--" and option not in self._option_string_actions:
-                self._unknown(option)
-        parsed, unknown = self.parse_known_args(words)
-        if unknown:
-            self._unknown(unknown[0])
-        return parsed
-
-    def _unknown(self, word: str) -> NoReturn:
-        from mtmd_core.config import nearest  # slow to import, and not needed otherwise
-
-        commands = _COMMANDS if self.prog == "mtmd-client" and not word.startswith("-") else ()
-        self.error(f"unknown word '{word}'; {nearest(word, [*self._option_string_actions, *commands])}")
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\nsee {self.prog} --help\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,12 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _join(words: Sequence[str]) -> int:
-    parser = _Parser(
+    parser = CommandParser(
         prog="mtmd-client",
-        allow_abbrev=False,
         description="Take part in a federation with the exams of one site.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        commands=_COMMANDS,
     )
     _add_site(parser)
     _add_data(parser)
@@ -76,6 +53,9 @@ def _join(words: Sequence[str]) -> int:
     parser.add_argument("--device", choices=DEVICES, help="where to compute (default: auto)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the worker")
     parser.add_argument("--release", choices=RELEASES, help="scores that leave the site (default: mean)")
+    parser.add_argument(
+        "--strategies", type=_names, metavar="NAMES", help="what may be trained here (default: individual,dsl)"
+    )
     parser.add_argument("--connect-timeout-seconds", type=float, metavar="S", help="how long the server may stay away")
     parser.add_argument("--message-timeout-seconds", type=float, metavar="S", help="how long one message may take")
     given = vars(parser.parse(words))
@@ -88,15 +68,22 @@ def _join(words: Sequence[str]) -> int:
     def say(line: str) -> None:
         print(f"{settings.site}: {line}", flush=True)
 
-    if (written := remember(settings, given)) is not None:
-        say(f"settings kept in {written}; next time `mtmd-client --site {settings.site}` is enough")
-    code = join(settings, say)
+    def keep() -> None:
+        if (written := remember(settings, given)) is not None:
+            place = f" --state {given['state']}" if given["state"] is not None else ""
+            say(f"settings kept in {written}; next time `mtmd-client --site {settings.site}{place}` is enough")
+
+    if line := differing(settings, given):
+        say(line)
+    if given["insecure"] is None:
+        say(f"plain HTTP, nothing is encrypted: {settings.state / OWN_FILE} says 'insecure: true'")
+    code = join(settings, say, keep)
     say("the run is done" if code == 0 else "the server says that the run failed")
     return code
 
 
 def _check(words: Sequence[str]) -> int:
-    parser = _Parser(prog="mtmd-client check", allow_abbrev=False, description="Read all exams; print every problem.")
+    parser = CommandParser(prog="mtmd-client check", description="Read all exams; print every problem.")
     _add_site(parser)
     _add_data(parser)
     settings = _settings(parser, words)[0]
@@ -108,7 +95,7 @@ def _check(words: Sequence[str]) -> int:
 
 
 def _import(words: Sequence[str]) -> int:
-    parser = _Parser(prog="mtmd-client import", allow_abbrev=False, description="Turn one DICOM series into a case.")
+    parser = CommandParser(prog="mtmd-client import", description="Turn one DICOM series into a case.")
     parser.add_argument("--dicom", type=Path, required=True, metavar="DIR", help="folder with the files of one series")
     parser.add_argument("--case", required=True, metavar="NAME", help="name of the new case")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="nnU-Net raw folder that receives it")
@@ -121,7 +108,9 @@ def _import(words: Sequence[str]) -> int:
 
 
 def _predict(words: Sequence[str]) -> int:
-    parser = _Parser(prog="mtmd-client predict", allow_abbrev=False, description="Segment new exams.")
+    parser = CommandParser(
+        prog="mtmd-client predict", description="Segment new exams; ends with 4 if any could not be."
+    )
     _add_site(parser)
     parser.add_argument("-m", "--model", type=Path, metavar="MODEL", help="trained model (default: the site's own)")
     parser.add_argument(
@@ -146,6 +135,10 @@ def _add_site(parser: argparse.ArgumentParser) -> None:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help="the site's exams, an nnU-Net raw folder")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
 
 
 def _settings(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[SiteSettings, argparse.Namespace]:

@@ -3,20 +3,19 @@
 Reading them is quick: neither PyTorch nor Flower is imported.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mtmd_core.durable import write_text
 from mtmd_core.errors import ConfigurationError
-from mtmd_core.settings import address, check_keys, file_layer, require_loopback, shipped_layer
+from mtmd_core.settings import address, check_keys, file_layer, keep, require_loopback, shipped_layer, unkept
 from mtmd_core.sites import check_site_name
+from mtmd_core.strategies import STRATEGIES
+from mtmd_core.words import DEVICES, RELEASES, nearest
 
-DEVICES = ("auto", "cpu", "cuda")
-RELEASES = ("none", "mean", "structure")
+OWN_FILE = "site.yaml"
+"""What a site keeps its settings in, in its own folder."""
 _LIMITS = {
     "max_local_steps": 100_000,
     "max_batch_size": 256,
@@ -48,6 +47,7 @@ class SiteSettings:
     poll_seconds: float = 0.1
     server_poll_seconds: float = 0.25
     release: str = "mean"
+    strategies: Sequence[str] = ("individual", "dsl")
     limits: Mapping[str, int] = field(default_factory=lambda: dict(_LIMITS))
 
     def __post_init__(self) -> None:
@@ -59,6 +59,8 @@ class SiteSettings:
         for word, value, known in (("device", self.device, DEVICES), ("release", self.release, RELEASES)):
             if value not in known:
                 raise ConfigurationError(f"{word} is '{value}'; it must be one of {', '.join(known)}.")
+        _check_strategies(self.strategies)
+        object.__setattr__(self, "strategies", tuple(self.strategies))  # YAML and JSON know lists only
         if self.threads is not None:
             _check_count("threads", self.threads)
         for word in ("connect_timeout_seconds", "message_timeout_seconds", "poll_seconds", "server_poll_seconds"):
@@ -85,16 +87,8 @@ def load_settings(site: str, given: Mapping[str, Any]) -> SiteSettings:
     check_site_name(site)
     explicit = {key: value for key, value in given.items() if value is not None}
     state = Path(explicit.pop("state", Path("sites") / site)).expanduser().absolute()
-    own_file = state / "site.yaml"
-    own = file_layer(own_file, [entry.name for entry in fields(SiteSettings) if entry.name != "state"])
-    if own.get("site", site) != site:
-        raise ConfigurationError(
-            f"{own_file} belongs to the site '{own['site']}', not '{site}': check --site, or give another --state folder."
-        )
-    for layer, folder in ((own, state), (explicit, Path.cwd())):
-        if layer.get("data") is not None:
-            layer["data"] = folder / Path(str(layer["data"])).expanduser()
-    layers = (shipped_layer("client"), own, explicit)
+    _place_data(explicit, Path.cwd())
+    layers = (shipped_layer("client"), _own_layer(site, state), explicit)
     merged = {key: value for layer in layers for key, value in layer.items()}
     limits = [layer["limits"] for layer in layers if layer.get("limits") is not None]
     if all(isinstance(entry, Mapping) for entry in limits):  # one limit of one's own keeps the others as shipped
@@ -107,15 +101,18 @@ def remember(settings: SiteSettings, given: Mapping[str, Any]) -> Path | None:
 
     Returns the file that was written, or None.
     """
-    own_file = settings.state / "site.yaml"
-    chosen = {key: value for key, value in given.items() if value is not None and key not in ("site", "state")}
-    if own_file.exists() or not chosen:
-        return None
-    if "data" in chosen:
-        chosen["data"] = str(settings.data)
-    heading = "# This site's own settings; all keys and their meaning: configs/client.yaml of mtmd.\n"
-    write_text(own_file, heading + yaml.safe_dump({"site": settings.site, **chosen}, sort_keys=False))
-    return own_file
+    chosen = _chosen(settings, given)
+    own_file = settings.state / OWN_FILE
+    return own_file if chosen and keep(own_file, "client", {"site": settings.site, **chosen}) else None
+
+
+def differing(settings: SiteSettings, given: Mapping[str, Any]) -> str:
+    """A line that names what was given and is not what the site's own file keeps; empty if all is, or without a file."""
+    own_file = settings.state / OWN_FILE
+    if not own_file.exists():
+        return ""
+    kept = shipped_layer("client") | _own_layer(settings.site, settings.state)
+    return unkept(own_file, _chosen(settings, given), kept)
 
 
 def to_plain(settings: SiteSettings) -> dict[str, Any]:
@@ -139,7 +136,7 @@ def require_server(settings: SiteSettings) -> tuple[str, int]:
     if settings.server is None:
         raise ConfigurationError(
             f"no server is set for {settings.site}: give --server HOST:PORT once, or add 'server:' to "
-            f"{settings.state / 'site.yaml'}."
+            f"{settings.state / OWN_FILE}."
         )
     host, port = address(settings.server)
     if not settings.insecure:
@@ -149,6 +146,44 @@ def require_server(settings: SiteSettings) -> tuple[str, int]:
         )
     require_loopback(host)
     return host, port
+
+
+def _own_layer(site: str, state: Path) -> dict[str, Any]:
+    """What the site's own file says.
+
+    Raises:
+        ConfigurationError: if it cannot be used, or belongs to another site.
+    """
+    own_file = state / OWN_FILE
+    own = file_layer(own_file, [entry.name for entry in fields(SiteSettings) if entry.name != "state"])
+    if own.get("site", site) != site:
+        raise ConfigurationError(
+            f"{own_file} belongs to the site '{own['site']}', not '{site}': check --site, or give another --state folder."
+        )
+    _place_data(own, state)
+    return own
+
+
+def _place_data(layer: dict[str, Any], folder: Path) -> None:
+    if layer.get("data") is not None:
+        layer["data"] = folder / Path(str(layer["data"])).expanduser()
+
+
+def _chosen(settings: SiteSettings, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What of ``given`` belongs into the site's own file."""
+    return {
+        key: getattr(settings, key)
+        for key, value in given.items()
+        if value is not None and key not in ("site", "state")
+    }
+
+
+def _check_strategies(value: object) -> None:
+    if not isinstance(value, list | tuple) or not value:
+        raise ConfigurationError(f"strategies is {value!r}; it must be a list such as [individual, dsl].")
+    for name in value:
+        if name not in STRATEGIES:
+            raise ConfigurationError(f"strategies names '{name}'; {nearest(str(name), STRATEGIES)}")
 
 
 def _check_count(word: str, value: object) -> None:

@@ -29,7 +29,7 @@ from mtmd_core.processes import (
     text_since,
 )
 
-from .settings import SiteSettings, require_server, to_plain
+from .settings import OWN_FILE, SiteSettings, require_server, to_plain
 
 RESTARTS = 5
 """Times that a child may be replaced within ``RESTARTS_WINDOW_SECONDS``."""
@@ -44,8 +44,10 @@ _FLOWER_SWITCHES = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": 
 Say = Callable[[str], None]
 
 
-def join(settings: SiteSettings, say: Say) -> int:
+def join(settings: SiteSettings, say: Say, on_joined: Callable[[], None]) -> int:
     """Take part in the server's run until it is over; the exit code that the server's good-bye came with (0 or 1).
+
+    ``on_joined`` is called whenever the server has let the site in, also after a lost connection.
 
     Raises:
         ConfigurationError: if the settings do not allow it, or another process holds the state folder.
@@ -56,7 +58,7 @@ def join(settings: SiteSettings, say: Say) -> int:
     """
     check_ready(settings)
     with exclusive(settings.state, "mtmd-client"), signals_as_exceptions():
-        supervisor = Supervisor(settings, say)
+        supervisor = Supervisor(settings, say, on_joined)
         try:
             return supervisor.run()
         finally:
@@ -67,8 +69,8 @@ def check_ready(settings: SiteSettings) -> None:
     """Refuse, before anything is started or written, what cannot work.
 
     Raises:
-        ConfigurationError: if the settings do not allow to talk to the server.
-        DataError: if there is no folder of exams.
+        ConfigurationError: if the settings do not allow to talk to the server, or no data folder is set.
+        DataError: if the data folder is none.
     """
     require_server(settings)
     require_data_folder(settings)
@@ -78,12 +80,13 @@ def require_data_folder(settings: SiteSettings) -> Path:
     """The folder of exams, if it looks like one; the worker reads it properly.
 
     Raises:
-        DataError: if no folder is set, or it has no ``dataset.json``.
+        ConfigurationError: if no folder is set.
+        DataError: if it has no ``dataset.json``.
     """
     if settings.data is None:
-        raise DataError(
+        raise ConfigurationError(
             f"no data folder is set for {settings.site}: give --data DIR once, or add 'data:' to "
-            f"{settings.state / 'site.yaml'}."
+            f"{settings.state / OWN_FILE}."
         )
     if not (settings.data / "dataset.json").is_file():
         raise DataError(
@@ -95,9 +98,10 @@ def require_data_folder(settings: SiteSettings) -> Path:
 class Supervisor:
     """One site's children and what is known about them."""
 
-    def __init__(self, settings: SiteSettings, say: Say) -> None:
+    def __init__(self, settings: SiteSettings, say: Say, on_joined: Callable[[], None]) -> None:
         self._settings = settings
         self._say = say
+        self._on_joined = on_joined
         self._host, self._port = require_server(settings)
         self._logs = settings.state / "logs"
         self._secret = secrets.token_bytes(32)
@@ -186,6 +190,8 @@ class Supervisor:
 
     def _let_reply_through(self) -> None:
         """Give the SuperNode a moment to send the reply to the good-bye: it logs one fate for each message received."""
+        if self._supernode is None:  # it has ended meanwhile, and its reply with it
+            return
         deadline = time.monotonic() + _GOODBYE_SECONDS
         while self._supernode.poll() is None and time.monotonic() < deadline:
             said = text_since(self._logs / "supernode.log", self._supernode_log_from)
@@ -221,6 +227,7 @@ class Supervisor:
             if not self._joined and "SuperNode ID:" in text_since(log, self._supernode_log_from):
                 self._joined = True
                 self._say(f"joined {self._settings.server}")
+                self._on_joined()
         else:
             said = text_since(log, self._supernode_log_from)
             end(self._supernode, grace_seconds=0.0)

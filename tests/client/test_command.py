@@ -44,10 +44,12 @@ def test_help_needs_neither_torch_nor_flower(command: tuple[str, ...]) -> None:
         (("check", "--site", "ankle", "--dta", "x"), 2, "unknown word '--dta'; did you mean '--data'?"),
         (("--site", "Ankle"), 2, "'Ankle' cannot name a site"),
         (("--site", "ankle", "--threads", "0"), 2, "threads is 0"),
+        (("--site", "ankle", "--strategies", "dsl,sharde"), 2, "'sharde'; did you mean 'shared'?"),
         (("--site", "ankle"), 2, "no server is set for ankle"),
         (("--site", "ankle", "--server", "127.0.0.1:9"), 2, "--insecure"),
         (("--site", "ankle", "--server", "10.0.0.1:9", "--insecure"), 2, "another machine"),
-        (("--site", "ankle", "--server", "127.0.0.1:9", "--insecure"), 4, "no data folder is set for ankle"),
+        (("--site", "ankle", "--server", "127.0.0.1:9", "--insecure"), 2, "no data folder is set for ankle"),
+        (("check", "--site", "ankle"), 2, "no data folder is set for ankle"),
         (("--site", "ankle", "--server", "127.0.0.1:9", "--insecure", "--data", "."), 4, "no dataset.json"),
         (("check", "--site", "ankle", "--data", "nowhere"), 4, "nowhere has no dataset.json"),
     ],
@@ -70,16 +72,27 @@ def test_a_misspelt_key_of_the_own_file_is_named(tmp_path: Path) -> None:
     assert "no key 'sever'; did you mean 'server'?" in done.stderr
 
 
-def test_options_are_kept_once_and_a_second_client_of_a_site_is_refused(tmp_path: Path, data: Path) -> None:
+def test_a_first_attempt_keeps_nothing_and_a_second_client_of_a_site_is_refused(tmp_path: Path, data: Path) -> None:
     state = tmp_path / "sites" / "ankle"
+    words = ("--site", "ankle", "--server", "127.0.0.1:9", "--insecure", "--data", "exams")
     with exclusive(state, "mtmd-client"):
-        first = mtmd_client(
-            "--site", "ankle", "--server", "127.0.0.1:9", "--insecure", "--data", "exams", folder=tmp_path
-        )
-        again = mtmd_client("--site", "ankle", folder=tmp_path)
-    assert (first.returncode, again.returncode) == (2, 2)
-    assert "next time `mtmd-client --site ankle` is enough" in first.stdout
-    assert again.stdout == ""
-    for done in (first, again):
-        assert f"{state} is in use by another running mtmd-client" in done.stderr
-    assert f"data: {data}" in (state / "site.yaml").read_text()
+        done = mtmd_client(*words, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{state} is in use by another running mtmd-client" in done.stderr
+    assert not (state / "site.yaml").exists()
+
+
+def test_what_the_file_says_otherwise_and_plain_http_from_the_file_are_said_aloud(tmp_path: Path, data: Path) -> None:
+    state = tmp_path / "sites" / "ankle"
+    state.mkdir(parents=True)
+    content = f"server: 127.0.0.1:9\ninsecure: true\ndata: {data}\n"
+    (state / "site.yaml").write_text(content)
+    with exclusive(state, "mtmd-client"):
+        alone = mtmd_client("--site", "ankle", folder=tmp_path)
+        given = mtmd_client("--site", "ankle", "--insecure", "--server", "127.0.0.1:10", folder=tmp_path)
+    assert alone.stdout == f"ankle: plain HTTP, nothing is encrypted: {state / 'site.yaml'} says 'insecure: true'\n"
+    assert given.stdout == (
+        "ankle: for this run only: server 127.0.0.1:10 (kept: 127.0.0.1:9); to change what is kept, edit "
+        f"{state / 'site.yaml'}\n"
+    )
+    assert (state / "site.yaml").read_text() == content

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from client.settings import SiteSettings, from_plain, load_settings, remember, require_server, to_plain
+from client.settings import SiteSettings, differing, from_plain, load_settings, remember, require_server, to_plain
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.settings import address, shipped_layer
 
@@ -14,7 +14,7 @@ from mtmd_core.settings import address, shipped_layer
 def test_shipped_yaml_and_dataclass_state_the_same_defaults(tmp_path: Path) -> None:
     shipped = shipped_layer("client")
     bare = SiteSettings(site="ankle", state=tmp_path)
-    assert {key: getattr(bare, key) for key in shipped} == shipped
+    assert {key: getattr(bare, key) for key in shipped} == {**shipped, "strategies": tuple(shipped["strategies"])}
     unset = {entry.name for entry in fields(SiteSettings)} - set(shipped)
     assert unset == {"site", "state", "data", "server"}
 
@@ -60,6 +60,9 @@ def test_names_that_cannot_name_a_site(name: str, tmp_path: Path) -> None:
         ("release: all", "release is 'all'; it must be one of none, mean, structure"),
         ("device: gpu", "device is 'gpu'"),
         ("insecure: 1", "insecure is 1"),
+        ("strategies: [individual, sharde]", "strategies names 'sharde'; did you mean 'shared'"),
+        ("strategies: dsl", "strategies is 'dsl'; it must be a list such as [individual, dsl]"),
+        ("strategies: []", "strategies is []"),
         ("poll_seconds: 0", "poll_seconds is 0"),
         ("connect_timeout_seconds: .inf", "connect_timeout_seconds is inf"),
         ("server: localhost", "HOST:PORT"),
@@ -82,6 +85,7 @@ def test_what_was_given_once_is_enough_for_next_time(tmp_path: Path) -> None:
         "server": "127.0.0.1:9092",
         "insecure": True,
         "threads": None,
+        "strategies": ["dsl", "shared"],
     }
     first = load_settings("ankle", given)
     assert remember(first, given) == tmp_path / "site.yaml"
@@ -96,6 +100,24 @@ def test_an_own_file_is_never_overwritten_nor_written_for_nothing(tmp_path: Path
     (tmp_path / "site.yaml").write_text("threads: 3\n")
     assert remember(settings, {"threads": 4}) is None
     assert (tmp_path / "site.yaml").read_text() == "threads: 3\n"
+
+
+def test_what_the_own_file_does_not_keep_is_named_on_one_line(tmp_path: Path) -> None:
+    given = {"state": tmp_path, "data": tmp_path / "exams", "threads": 4, "release": "mean", "strategies": ["dsl"]}
+    settings = load_settings("ankle", given)
+    assert differing(settings, given) == ""  # without a file nothing is kept yet, and nothing contradicted
+    (tmp_path / "site.yaml").write_text("data: exams\nthreads: 3\n")
+    assert differing(settings, given) == (
+        "for this run only: threads 4 (kept: 3), strategies dsl (kept: individual,dsl); "
+        f"to change what is kept, edit {tmp_path / 'site.yaml'}"
+    )
+    again = {"state": tmp_path, "threads": 3}
+    assert differing(load_settings("ankle", again), again) == ""
+
+
+def test_a_site_does_not_train_under_shared_unless_it_says_so(tmp_path: Path) -> None:
+    assert load_settings("ankle", {"state": tmp_path}).strategies == ("individual", "dsl")
+    assert load_settings("ankle", {"state": tmp_path, "strategies": ["shared"]}).strategies == ("shared",)
 
 
 def test_settings_survive_the_way_to_the_worker(tmp_path: Path) -> None:
