@@ -1,16 +1,16 @@
 """``mtmd-server``: the coordinator's command."""
 
-import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from mtmd_core.arguments import CommandParser
 from mtmd_core.errors import ConfigurationError, MtmdError, RunFailedError
 from mtmd_core.processes import Interrupted, exclusive, signals_as_exceptions
 
-from .settings import ServerSettings, load_settings, parse_sites
+from .settings import OWN_FILE, ServerSettings, differing, load_settings, parse_sites, remember
 
 if TYPE_CHECKING:
     from .progress import RunDisplay
@@ -18,40 +18,23 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 Words of the run's configuration follow without dashes: federation.rounds=20 network.width=16 data.slice_size=64.
-Defaults come from configs/server.yaml and the coordinator's own folder (--state, server.yaml in it).
+
+What the first run was given is kept in the coordinator's own folder (--state, by default federation), in server.yaml, and
+from then on `mtmd-server` is enough. Words given later count for that run only.
 
 exit codes: 0 done, 1 run failed, 2 usage or configuration, 3 not reachable in time,
 130 and 143 ended by Ctrl-C and SIGTERM"""
 
 _LOOK_SECONDS = 0.25
-_STATUS_SECONDS = 10.0
 _LEAVE_SECONDS = 15.0
-
-
-class _Parser(argparse.ArgumentParser):
-    """Names the nearest known option for one that it does not know."""
-
-    def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        for word in words:
-            option = word.split("=")[0]
-            if option.startswith("-") and option not in self._option_string_actions:
-                from mtmd_core.config import nearest  # slow to import, and not needed otherwise
-
-                self.error(f"unknown word '{option}'; {nearest(option, [*self._option_string_actions])}")
-        return self.parse_args(words)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\nsee {self.prog} --help\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit code."""
-    parser = _Parser(
+    parser = CommandParser(
         prog="mtmd-server",
-        allow_abbrev=False,
         description="Coordinate a federation: wait for the sites, run all rounds, keep the shared model.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--sites", metavar="N|NAMES", help="how many sites take part, or their names: 3, or ankle,knee")
     parser.add_argument("--port", type=int, metavar="P", help="port on 127.0.0.1 (default: 9092)")
@@ -61,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(parser.parse(list(sys.argv[1:] if arguments is None else arguments)))
     try:
         given["sites"] = None if given["sites"] is None else parse_sites(given["sites"])
-        return serve(load_settings(given))
+        return serve(load_settings(given), given)
     except Interrupted as ended:
         print(f"mtmd-server: ended by {ended}", file=sys.stderr)
         return ended.exit_code
@@ -70,8 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
 
 
-def serve(settings: ServerSettings) -> int:
+def serve(settings: ServerSettings, given: Mapping[str, Any]) -> int:
     """Run one federation from beginning to end; the exit code that the run itself states.
+
+    ``given`` is what of the settings came from the command line: kept for next time once Flower has accepted the run.
 
     Raises:
         ConfigurationError: if the settings or the run's configuration cannot be used, or the state folder or the port is
@@ -99,8 +84,15 @@ def serve(settings: ServerSettings) -> int:
         try:
             with RunDisplay() as display:
                 display.say(f"starting on {HOST}:{settings.port}, state in {settings.state}")
+                if line := differing(settings, given):
+                    display.say(line)
+                if given.get("insecure") is None:
+                    display.say(f"plain HTTP, nothing is encrypted: {settings.state / OWN_FILE} says 'insecure: true'")
                 superlink.start(settings.start_timeout_seconds)
                 run_id = superlink.submit()
+                if (written := remember(settings, given)) is not None:
+                    place = f" --state {given['state']}" if given.get("state") is not None else ""
+                    display.say(f"settings kept in {written}; next time `mtmd-server{place}` is enough")
                 code = _follow(superlink, run_id, settings.state, display)
                 run_id = None
                 return code
@@ -111,30 +103,42 @@ def serve(settings: ServerSettings) -> int:
 
 
 def _follow(superlink: "SuperLink", run_id: str, state: Path, display: "RunDisplay") -> int:
-    """Show the run until it states its outcome; the outcome's exit code."""
-    from .progress import read_json
+    """Show the run until it states its outcome; the outcome's exit code.
 
-    status_at = time.monotonic() + _STATUS_SECONDS
-    while True:
-        superlink.require_alive()
-        if (progress := read_json(state / "progress.json")) is not None:
-            display.show(progress)
-        if (outcome := read_json(state / "outcome.json")) is not None:
-            break
-        if time.monotonic() > status_at:
-            status, details = superlink.status(run_id)
-            if status.startswith("finished") and (outcome := read_json(state / "outcome.json")) is None:
-                raise RunFailedError(
-                    f"the run ended without stating an outcome ({status} {details}); its output is in "
-                    f"{state / 'logs' / 'superlink.log'}."
-                )
-            status_at = time.monotonic() + _STATUS_SECONDS
-        time.sleep(_LOOK_SECONDS)
+    Raises:
+        RunFailedError: if the run or the SuperLink ends without an outcome.
+    """
+    outcome = _await_outcome(superlink, run_id, state, display)
     display.say(str(outcome["message"]))
     deadline = time.monotonic() + _LEAVE_SECONDS
-    while not superlink.status(run_id)[0].startswith("finished") and time.monotonic() < deadline:
+    while superlink.app_runs() and time.monotonic() < deadline:  # it tells Flower that it is done
         time.sleep(_LOOK_SECONDS)
     return int(outcome["exit_code"])
+
+
+def _await_outcome(superlink: "SuperLink", run_id: str, state: Path, display: "RunDisplay") -> dict[str, Any]:
+    from .progress import read_json
+    from .superlink import StatusWatch
+
+    watch = StatusWatch(lambda: superlink.status(run_id), time.monotonic())
+    while True:
+        # Whether everything lives is asked first: what was written before an end is still read below.
+        alive, progress = superlink.is_alive(), read_json(state / "progress.json")
+        ending = watch.ending(time.monotonic()) if alive else ""
+        if progress is not None:  # written by the app itself, so its process is there to be found
+            display.show(progress)
+            if alive and not superlink.app_runs():
+                ending = ending or "its process is gone"
+        if (outcome := read_json(state / "outcome.json")) is not None:
+            return outcome
+        if not alive:
+            superlink.require_alive()
+        if ending:
+            raise RunFailedError(
+                f"the run ended without stating an outcome ({ending}); its output is in "
+                f"{state / 'logs' / 'superlink.log'}."
+            )
+        time.sleep(_LOOK_SECONDS)
 
 
 if __name__ == "__main__":

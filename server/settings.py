@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from mtmd_core.errors import ConfigurationError
-from mtmd_core.settings import file_layer, shipped_layer
+from mtmd_core.settings import file_layer, keep, shipped_layer, unkept
+
+OWN_FILE = "server.yaml"
+"""What the coordinator keeps its settings in, in its own folder."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,30 @@ def load_settings(given: Mapping[str, Any]) -> ServerSettings:
     """
     explicit = {key: value for key, value in given.items() if value is not None}
     state = Path(explicit.pop("state", "federation")).expanduser().absolute()
-    known = [entry.name for entry in fields(ServerSettings) if entry.name != "state"]
-    layers = [shipped_layer("server"), file_layer(state / "server.yaml", known), explicit]
+    layers = [shipped_layer("server"), _own_layer(state), explicit]
     for layer in layers:
         _check_texts("overrides", layer.get("overrides") or [])
-    overrides = [word for layer in layers for word in layer.get("overrides") or []]
+    words = [word for layer in layers for word in layer.get("overrides") or []]
+    overrides = [word for place, word in enumerate(words) if word not in words[place + 1 :]]
     return ServerSettings(**{**layers[0], **layers[1], **layers[2], "overrides": tuple(overrides), "state": state})
+
+
+def remember(settings: ServerSettings, given: Mapping[str, Any]) -> Path | None:
+    """Write what was given into the coordinator's own file if it has none yet, so that ``mtmd-server`` is enough next time.
+
+    Returns the file that was written, or None.
+    """
+    own_file = settings.state / OWN_FILE
+    return own_file if keep(own_file, "server", _chosen(given)) else None
+
+
+def differing(settings: ServerSettings, given: Mapping[str, Any]) -> str:
+    """A line that names what was given and is not what the own file keeps; empty if all is, or without a file."""
+    own_file = settings.state / OWN_FILE
+    if not own_file.exists():
+        return ""
+    kept = shipped_layer("server") | _own_layer(settings.state)
+    return unkept(own_file, _by_word(_chosen(given)), _by_word(kept))
 
 
 def parse_sites(text: str) -> int | list[str]:
@@ -78,6 +99,21 @@ def parse_sites(text: str) -> int | list[str]:
     sites = int(text) if text.isascii() and text.isdigit() else [name.strip() for name in text.split(",")]
     _check_sites(sites)
     return sites
+
+
+def _own_layer(state: Path) -> dict[str, Any]:
+    return file_layer(state / OWN_FILE, [entry.name for entry in fields(ServerSettings) if entry.name != "state"])
+
+
+def _chosen(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What of ``given`` belongs into the coordinator's own file."""
+    return {key: value for key, value in given.items() if value not in (None, []) and key != "state"}
+
+
+def _by_word(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with each word of the run's configuration as an entry of its own; the last of several counts."""
+    words = dict(word.partition("=")[::2] for word in settings.get("overrides") or [])
+    return {key: value for key, value in settings.items() if key != "overrides"} | words
 
 
 def _check_sites(sites: object) -> None:

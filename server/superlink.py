@@ -8,21 +8,39 @@ credential, so it listens on loopback only.
 import contextlib
 import http.client
 import json
+import logging
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 from mtmd_core.durable import write_text
 from mtmd_core.errors import ConfigurationError, RunFailedError, UnreachableError
-from mtmd_core.processes import child_environment, end, installed_command, last_lines, open_log, start
+from mtmd_core.processes import (
+    child_environment,
+    descendants,
+    end,
+    installed_command,
+    is_running,
+    last_lines,
+    open_log,
+    start,
+)
 
 HOST = "127.0.0.1"
 _CONNECTION = "mtmd"
 _COMMAND_TIMEOUT_SECONDS = 60.0
+_STATUS_TIMEOUT_SECONDS = 20.0
+STATUS_SECONDS = 60.0
+"""Seconds between two questions how the run is: the run's own outcome normally comes first."""
+STATUS_FAILURES = 5
+"""Questions in a row that may fail while the SuperLink lives."""
+
+_log = logging.getLogger("mtmd.server")
 
 
 class SuperLink:
@@ -36,6 +54,7 @@ class SuperLink:
         self._log = state / "logs" / "superlink.log"
         self._log_from = 0
         self._process: subprocess.Popen[bytes] | None = None
+        self._app: list[int] | None = None
         self._environment = child_environment(
             {
                 "FLWR_HOME": str(self._home),
@@ -78,17 +97,31 @@ class SuperLink:
                 )
             time.sleep(0.1)
 
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
     def require_alive(self) -> None:
         """Raise if the SuperLink has ended.
 
         Raises:
             RunFailedError: with its last words.
         """
-        if self._process.poll() is not None:
+        if not self.is_alive():
             raise RunFailedError(
                 f"Flower's SuperLink ended with code {self._process.returncode}: "
                 f"{last_lines(self._log, self._log_from)} (more in {self._log})"
             )
+
+    def app_runs(self) -> bool:
+        """Whether the process of the ServerApp runs; to be asked only once the app has given a sign of life.
+
+        The SuperLink starts a SuperExec, and that one the app. Flower itself notices the death of an app only when its
+        heartbeats stay away.
+        """
+        if self._app is None:
+            self._app = [app for child in descendants(self._process.pid) for app in descendants(child)]
+        return any(map(is_running, self._app))
 
     def submit(self) -> str:
         """Start the run; its id.
@@ -106,9 +139,10 @@ class SuperLink:
         """The run's state in Flower's words (``running``, ``finished:completed``, ``finished:failed``), and details.
 
         Raises:
-            RunFailedError: if Flower does not know the run.
+            RunFailedError: if Flower does not know the run, or does not answer.
         """
-        runs = self._flwr("ls", _CONNECTION, "--run-id", run_id).get("runs")
+        words = ("ls", _CONNECTION, "--run-id", run_id)
+        runs = self._flwr(*words, timeout_seconds=_STATUS_TIMEOUT_SECONDS).get("runs")
         if not runs:
             raise RunFailedError(
                 f"Flower does not know the run {run_id} any more; the SuperLink's output is in {self._log}."
@@ -156,6 +190,33 @@ class SuperLink:
         if reply.get("success") is False:
             raise RunFailedError(f"`flwr {words[0]}`: {reply.get('error-message', reply)}")
         return reply
+
+
+class StatusWatch:
+    """Asks Flower how the run is, seldom and patiently: one question that fails says nothing about the run."""
+
+    def __init__(self, ask: Callable[[], tuple[str, str]], now: float) -> None:
+        """``ask`` gives the run's state and details, or raises RunFailedError; ``now`` is in seconds of any clock."""
+        self._ask = ask
+        self._next = now + STATUS_SECONDS
+        self._failures = 0
+
+    def ending(self, now: float) -> str:
+        """How the run ended, in Flower's words; empty while it goes on, or until the next question is due.
+
+        A run counts as ended, too, once more than ``STATUS_FAILURES`` questions in a row have failed.
+        """
+        if now < self._next:
+            return ""
+        self._next = now + STATUS_SECONDS
+        try:
+            status, details = self._ask()
+        except RunFailedError as error:
+            self._failures += 1
+            _log.warning("how the run is could not be asked (%d in a row): %s", self._failures, error)
+            return f"Flower gives no answer: {error}" if self._failures > STATUS_FAILURES else ""
+        self._failures = 0
+        return f"{status} {details}".strip() if status.startswith("finished") else ""
 
 
 def require_free_port(port: int) -> None:

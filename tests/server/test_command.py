@@ -10,7 +10,7 @@ import pytest
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.processes import exclusive
 from mtmd_core.settings import shipped_layer
-from server.settings import ServerSettings, load_settings, parse_sites
+from server.settings import ServerSettings, differing, load_settings, parse_sites, remember
 
 
 def mtmd_server(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -38,6 +38,39 @@ def test_command_line_wins_over_own_file_and_overrides_add_up(tmp_path: Path) ->
         "fold=2",
         "seed=3",
     ]
+
+
+def test_what_was_given_once_is_enough_for_next_time(tmp_path: Path) -> None:
+    words = ["federation.rounds=5", "network.width=8"]
+    given = {"state": tmp_path, "sites": ["ankle", "knee"], "port": 9193, "insecure": True, "overrides": words}
+    first = load_settings(given)
+    assert differing(first, given) == ""
+    assert remember(first, given) == tmp_path / "server.yaml"
+    nothing = {"state": tmp_path, "sites": None, "port": None, "insecure": None, "overrides": []}
+    assert load_settings(nothing) == first
+    assert load_settings(given) == first  # the same words again count once
+    assert differing(first, given) == differing(first, nothing) == ""
+
+
+def test_an_own_file_is_never_overwritten_nor_written_for_nothing(tmp_path: Path) -> None:
+    nothing = {"state": tmp_path, "sites": None, "port": None, "insecure": None, "overrides": []}
+    assert remember(load_settings(nothing), nothing) is None
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "server.yaml").write_text("port: 1\n")
+    given = {**nothing, "port": 2}
+    assert remember(load_settings(given), given) is None
+    assert (tmp_path / "server.yaml").read_text() == "port: 1\n"
+
+
+def test_words_that_the_own_file_keeps_otherwise_win_and_are_named_on_one_line(tmp_path: Path) -> None:
+    (tmp_path / "server.yaml").write_text("sites: 2\noverrides: [seed=1, federation.rounds=5]\n")
+    given = {"state": tmp_path, "sites": 3, "port": 9092, "overrides": ["federation.rounds=5", "fold=1", "seed=2"]}
+    settings = load_settings(given)
+    assert (settings.sites, settings.overrides) == (3, ("seed=1", "federation.rounds=5", "fold=1", "seed=2"))
+    assert differing(settings, given) == (
+        "for this run only: sites 3 (kept: 2), fold 1 (kept: nothing), seed 2 (kept: 1); to change what is kept, edit "
+        f"{tmp_path / 'server.yaml'}"
+    )
 
 
 def test_the_coordinators_folder_is_called_federation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,6 +127,7 @@ def test_help_needs_neither_torch_nor_flower() -> None:
         (("--site", "3"), "unknown word '--site'; did you mean '--sites'?"),
         (("--sites", "0", "--insecure"), "sites is 0"),
         (("--sites", "3"), "--insecure"),
+        (("seed=1", "--insecure", "federation.round=3", "--sites", "3"), "did you mean 'federation.rounds'?"),
         (("--insecure", "federation.round=3"), "did you mean 'federation.rounds'?"),
         (("--insecure", "--sites", "Ankle,knee"), "'Ankle' cannot name a site"),
     ],

@@ -1,11 +1,14 @@
 """The SuperLink as a child process, and children in general: they start, they are found, and nothing is left of them."""
 
 import io
+import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,8 +17,9 @@ from rich.console import Console
 
 from mtmd_core import processes
 from mtmd_core.errors import ConfigurationError, RunFailedError
+from server.command import _follow
 from server.progress import RunDisplay, read_json
-from server.superlink import SuperLink, require_free_port
+from server.superlink import STATUS_FAILURES, STATUS_SECONDS, StatusWatch, SuperLink, require_free_port
 
 FAMILY = """
 import subprocess, sys, signal, time
@@ -153,3 +157,85 @@ def test_a_superlink_that_ends_at_once_is_reported_with_its_last_words(tmp_path:
             superlink.start(timeout_seconds=60)
     finally:
         superlink.end(grace_seconds=1)
+
+
+def test_a_run_is_asked_after_once_a_minute_and_a_few_failures_in_a_row_are_borne() -> None:
+    answers: list[tuple[str, str] | str] = []
+    asked: list[float] = []
+    now = 0.0
+
+    def ask() -> tuple[str, str]:
+        asked.append(now)
+        if isinstance(answers[0], str):
+            raise RunFailedError(answers.pop(0))
+        return answers.pop(0)
+
+    watch = StatusWatch(ask, now)
+    answers += ["timeout"] * STATUS_FAILURES + [("running", "")] + ["timeout"] * STATUS_FAILURES + ["no such run"]
+    endings = []
+    while answers:
+        now += STATUS_SECONDS / 4
+        endings.append(watch.ending(now))
+    assert endings[:-1] == [""] * (len(endings) - 1)
+    assert endings[-1] == "Flower gives no answer: no such run"
+    assert asked == [STATUS_SECONDS * (number + 1) for number in range(2 * STATUS_FAILURES + 2)]
+
+    answers = [("finished:failed", "out of memory")]
+    now += STATUS_SECONDS
+    assert watch.ending(now) == "finished:failed out of memory"
+
+
+APP = "import time; print('here', flush=True); time.sleep(600)"
+SUPEREXEC = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {APP!r}]); import time; time.sleep(600)"
+SUPERLINK = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SUPEREXEC!r}])"
+
+
+@pytest.fixture
+def superlink(tmp_path: Path) -> Iterator[SuperLink]:
+    """A SuperLink with children and grandchildren as Flower's has, but without Flower: ``flwr`` cannot answer."""
+    superlink = SuperLink(tmp_path, port=1)
+    superlink._environment["PYTHONHOME"] = str(tmp_path / "no python here")
+    environment = processes.child_environment({})
+    superlink._process = processes.start([sys.executable, "-c", SUPERLINK], tmp_path / "log", environment, talks=True)
+    superlink._process.stdout.readline()  # the app is there
+    yield superlink
+    superlink.end(grace_seconds=0.5)
+
+
+def follow(superlink: SuperLink, state: Path) -> tuple[int, str]:
+    output = io.StringIO()
+    with RunDisplay(Console(file=output, highlight=False, soft_wrap=True)) as display:
+        code = _follow(superlink, "1", state, display)
+    return code, output.getvalue()
+
+
+def test_an_app_that_dies_without_an_outcome_is_noticed_without_asking_flower(
+    superlink: SuperLink, tmp_path: Path
+) -> None:
+    (tmp_path / "progress.json").write_text(json.dumps({"message": "round 1", "round": 1, "rounds": 2}))
+    assert superlink.app_runs()
+    os.kill(processes.descendants(superlink._process.pid)[-1], signal.SIGKILL)
+    with pytest.raises(RunFailedError, match=r"without stating an outcome \(its process is gone\)"):
+        follow(superlink, tmp_path)
+
+
+@pytest.mark.parametrize("gone", ["app", "superlink"])
+def test_an_outcome_counts_although_nobody_can_be_asked_any_more(
+    superlink: SuperLink, tmp_path: Path, gone: str
+) -> None:
+    assert superlink.app_runs()
+    family = [superlink._process.pid, *processes.descendants(superlink._process.pid)]
+    for pid in family if gone == "superlink" else family[-1:]:
+        os.kill(pid, signal.SIGKILL)
+    if gone == "superlink":
+        superlink._process.wait()
+    (tmp_path / "progress.json").write_text(json.dumps({"message": "round 2", "round": 2, "rounds": 2}))
+    (tmp_path / "outcome.json").write_text(json.dumps({"exit_code": 0, "message": "2 rounds are done"}))
+    assert follow(superlink, tmp_path) == (0, "round 2\n2 rounds are done\n")
+
+
+def test_a_superlink_that_dies_is_noticed(superlink: SuperLink, tmp_path: Path) -> None:
+    superlink._process.kill()
+    superlink._process.wait()
+    with pytest.raises(RunFailedError, match="SuperLink ended with code -9"):
+        follow(superlink, tmp_path)
