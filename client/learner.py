@@ -9,6 +9,7 @@ from mtmd_core.calibration import calibrate
 from mtmd_core.config import NetworkConfig
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.data.split import leave_one_out
+from mtmd_core.errors import RunFailedError
 from mtmd_core.evaluation import SiteScores, evaluate_exams
 from mtmd_core.models import ModelCard, SiteCard
 from mtmd_core.networks.build import build_network
@@ -91,21 +92,26 @@ class Learner:
     def remember(self, plan: RoundPlan, state: SiteState) -> None:
         """Save the round's private state, and forget what no later visit can ask for."""
         state.save(plan.run, plan.round, self._private(), optimiser_tensors(self.network, self.optimiser))
-        state.forget(
-            plan.run,
-            keep={plan.round, self._began_from, plan.best_round},
-            optimiser_from=min(plan.round, self._began_from),
-        )
+        state.forget(plan.run, {plan.round, self._began_from}, plan.best_round)
 
     def shared(self) -> dict[str, np.ndarray]:
         """The shared parameters as they are now; views of the network's own on the CPU."""
         return take(self.network, self.partition.shared)
 
     def become(self, plan: RoundPlan, shared: Mapping[str, np.ndarray], state: SiteState) -> None:
-        """Put the network into the state at the end of ``plan.round``: shared as given, private as remembered."""
+        """Put the network into the state at the end of ``plan.round``: shared as given, private as remembered.
+
+        A site that missed that round uses what it remembers of the last one before it.
+
+        Raises:
+            RunFailedError: if it remembers none.
+        """
         self.receive(shared)
         if self._round != plan.round:
-            self._put_private(state.private_of(plan.run, plan.round) or self._nearest_private(plan, state))
+            private = state.private_upto(plan.run, plan.round)
+            if private is None:
+                raise RunFailedError(f"{self.data.site} has no private parameters of round {plan.round} or before it.")
+            self._put_private(private)
             self._round = -1  # the optimiser does not belong to this state: train only after restore()
 
     def evaluate(self, plan: RoundPlan, exams: tuple[str, ...]) -> SiteScores:
@@ -116,10 +122,6 @@ class Learner:
         if self.partition.shared and self.partition.private:
             calibrate(self.network, self.sources, self.recipe, plan.calibration_batches)
         return evaluate_exams(self.network, self.space, self.data, exams)
-
-    def _nearest_private(self, plan: RoundPlan, state: SiteState) -> dict[str, torch.Tensor]:
-        remembered = state.newest(plan.run, upto=plan.round)
-        return remembered.private if remembered else self._initial
 
     def _private(self) -> dict[str, torch.Tensor]:
         state = self.network.state_dict()

@@ -4,7 +4,6 @@ Nothing is put into a message but by :class:`Outbox`. It lets out receipts, coun
 settings allow, and shared parameters: exactly those that the network's layers say are shared.
 """
 
-import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,9 +11,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from mtmd_core.errors import MtmdError
 from mtmd_core.parameters import Partition
-from mtmd_core.scores import METRICS_2D, METRICS_3D
 from mtmd_core.wire import (
     FACTS,
+    METRIC_NAMES,
     METRICS,
     RECEIPT,
     SHARED,
@@ -25,17 +24,6 @@ from mtmd_core.wire import (
 )
 
 from .ledger import Ledger
-
-_SCORES = "|".join((*METRICS_3D, *METRICS_2D))  # spelt out: a name of an exam or a structure fits nowhere
-_COUNTS = r"steps|slices|seconds_training|seconds_evaluation"
-_MEANS = rf"loss|(validation|test)/foreground_mean/({_SCORES})"
-_STRUCTURES = rf"test/mean/structure_[0-9]+/({_SCORES})"
-ALLOWED_METRICS = {
-    "none": re.compile(_COUNTS),
-    "mean": re.compile(f"{_COUNTS}|{_MEANS}"),
-    "structure": re.compile(f"{_COUNTS}|{_MEANS}|{_STRUCTURES}"),
-}
-"""Metric names that may leave, by the level of a site's ``release`` setting."""
 
 
 class ForbiddenError(MtmdError):
@@ -51,7 +39,7 @@ class Outbox:
     """
 
     def __init__(self, release: str, ledger: Ledger | None = None) -> None:
-        self.allowed = ALLOWED_METRICS[release]
+        self.allowed = METRIC_NAMES[release]
         self.ledger = ledger
 
     def facts(self, facts: SiteFacts) -> RecordDict:

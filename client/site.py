@@ -8,12 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mtmd_core.config import NetworkConfig
 from mtmd_core.data.dataset import load_dataset
 from mtmd_core.data.site_data import SiteData, load_site
+from mtmd_core.data.validation import check_dataset
 from mtmd_core.devices import choose_device, limit_threads
 from mtmd_core.durable import write_json
-from mtmd_core.errors import ConfigurationError
+from mtmd_core.errors import ConfigurationError, DataError
 from mtmd_core.models import save_model
+from mtmd_core.networks.build import count_parameters
+from mtmd_core.strategies import STRATEGIES
 from mtmd_core.training import OnStep
 from mtmd_core.wire import Receipt, RoundPlan, SiteFacts
 
@@ -43,6 +47,7 @@ class Site:
         device: where it trains.
         results: folder for the site's own summary and model; None keeps them in memory alone.
         limits: the most that a plan may ask for; see ``configs/client.yaml``.
+        strategies: those that the site takes part in; they decide what is shared.
         on_step: called after each training step.
 
     ``exit_code`` is set once the coordinator has said farewell; ``summary`` once the test exams were scored.
@@ -56,6 +61,7 @@ class Site:
     device: torch.device
     results: Path | None = None
     limits: Mapping[str, int] = field(default_factory=dict)
+    strategies: tuple[str, ...] = tuple(STRATEGIES)
     on_step: OnStep | None = None
     exit_code: int | None = None
     summary: dict | None = None
@@ -104,10 +110,19 @@ class Site:
         return self.learner
 
     def _check_limits(self, plan: RoundPlan) -> None:
+        if plan.strategy not in self.strategies:
+            raise RefusedPlanError(
+                f"the plan's strategy is '{plan.strategy}', but this site takes part in {', '.join(self.strategies)}: "
+                "add it to 'strategies' in site.yaml if all that it shares may leave"
+            )
+        for word in ("round", "local_steps", "share", "slice_size", "width"):
+            if getattr(plan, word) < 1:
+                raise RefusedPlanError(f"the plan's {word} is {getattr(plan, word)}")
         asked = {
             "max_local_steps": max(plan.local_steps, plan.calibration_batches),
             "max_batch_size": plan.share,
             "max_slice_size": plan.slice_size,
+            "max_parameters": count_parameters(NetworkConfig(plan.network, plan.width)),
         }
         for limit, value in asked.items():
             if value > self.limits.get(limit, value):
@@ -131,6 +146,12 @@ def open_site(settings: SiteSettings) -> Site:
         )
     folder, cache = settings.data, settings.state / "cache"
     limit_threads(settings.threads)
+    report = check_dataset(folder)
+    if not report.is_usable:
+        wrong = [problem for problem in report.problems if not problem.warning]
+        raise DataError(
+            f"{wrong[0]} ({len(wrong)} problem(s) in all: mtmd-client check --site {settings.site} shows them)"
+        )
     return Site(
         name=settings.site,
         structures=len(load_dataset(folder).structures),
@@ -140,4 +161,5 @@ def open_site(settings: SiteSettings) -> Site:
         device=choose_device(settings.device),
         results=settings.state / "results",
         limits=settings.limits,
+        strategies=settings.strategies,
     )

@@ -37,11 +37,11 @@ class SiteState(Protocol):
     def newest(self, run: str, upto: int) -> Remembered | None:
         """The newest state of a run that is not later than round ``upto``."""
 
-    def private_of(self, run: str, round_: int) -> dict[str, Tensor] | None:
-        """Private parameters at the end of a round, if they are still there."""
+    def private_upto(self, run: str, round_: int) -> dict[str, Tensor] | None:
+        """Private parameters at the end of a round, or of the last one before it that the site took part in."""
 
-    def forget(self, run: str, keep: set[int], optimiser_from: int) -> None:
-        """Forget all rounds but ``keep``, and optimiser states of rounds before ``optimiser_from``."""
+    def forget(self, run: str, keep: set[int], best_round: int) -> None:
+        """Forget all rounds but ``keep`` and what :meth:`private_upto` would find for ``best_round``."""
 
 
 class MemoryState:
@@ -63,13 +63,17 @@ class MemoryState:
             return None
         return Remembered(max(rounds), self._private[run, max(rounds)], self._optimiser[run, max(rounds)])
 
-    def private_of(self, run: str, round_: int) -> dict[str, Tensor] | None:
+    def private_upto(self, run: str, round_: int) -> dict[str, Tensor] | None:
         """See :class:`SiteState`."""
-        return self._private.get((run, round_))
+        return self._private.get((run, _newest_upto(self._rounds(run), round_)))
 
-    def forget(self, run: str, keep: set[int], optimiser_from: int) -> None:
+    def forget(self, run: str, keep: set[int], best_round: int) -> None:
         """See :class:`SiteState`."""
-        self._private = {key: value for key, value in self._private.items() if key[0] == run and key[1] in keep}
+        kept = keep | {_newest_upto(self._rounds(run), best_round)}
+        self._private = {key: value for key, value in self._private.items() if key[0] == run and key[1] in kept}
+
+    def _rounds(self, run: str) -> list[int]:
+        return [round_ for known, round_ in self._private if known == run]
 
 
 class DiskState:
@@ -98,19 +102,25 @@ class DiskState:
             return Remembered(round_, private, optimiser)
         return None
 
-    def private_of(self, run: str, round_: int) -> dict[str, Tensor] | None:
-        """See :class:`SiteState`."""
-        if round_ not in self._rounds(run):
-            return None
-        return load_tensors(self._path(run, round_, "private"))[0]
+    def private_upto(self, run: str, round_: int) -> dict[str, Tensor] | None:
+        """See :class:`SiteState`. A damaged file is passed over, and the round before it used."""
+        for known in sorted(self._rounds(run), reverse=True):
+            if known <= round_:
+                try:
+                    return load_tensors(self._path(run, known, "private"))[0]
+                except DamagedFileError as error:
+                    log.warning("the private parameters of round %d are passed over: %s", known, error)
+        return None
 
-    def forget(self, run: str, keep: set[int], optimiser_from: int) -> None:
+    def forget(self, run: str, keep: set[int], best_round: int) -> None:
         """See :class:`SiteState`."""
-        for round_ in self._rounds(run):
+        rounds = self._rounds(run)
+        best = _newest_upto(rounds, best_round)
+        for round_ in rounds:
             if round_ not in keep:
-                self._path(run, round_, "private").unlink()
-            if round_ not in keep or round_ < optimiser_from:
                 self._path(run, round_, "optimiser").unlink(missing_ok=True)
+                if round_ != best:
+                    self._path(run, round_, "private").unlink()
 
     def _rounds(self, run: str) -> list[int]:
         return [int(path.name.split(".")[0]) for path in self._folder(run).glob("[0-9]*.private.safetensors")]
@@ -125,3 +135,7 @@ class DiskState:
                 f"'{run}' cannot name a run: letters, digits, '_' and '-' are expected, 64 at most."
             )
         return self.folder / run
+
+
+def _newest_upto(rounds: list[int], last: int) -> int:
+    return max((round_ for round_ in rounds if round_ <= last), default=-1)

@@ -4,7 +4,6 @@ One word names one thing from YAML key over dataclass field to argument. YAML li
 composed by Hydra; a word that the schema does not know is an error that names the nearest one that it does.
 """
 
-import difflib
 import math
 import os
 from collections.abc import Sequence
@@ -24,12 +23,11 @@ from yaml import YAMLError
 from mtmd_core.durable import write_text
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.sites import check_site_name
-from mtmd_core.strategies import STRATEGIES
+from mtmd_core.strategies import STRATEGIES, Sharing
+from mtmd_core.words import DEVICES, RELEASES, nearest
 
 MODES = ("centralised", "federated")
-DEVICES = ("auto", "cpu", "cuda")
 SLICE_AXES = ("auto", "0", "1", "2")
-RELEASES = ("none", "mean", "structure")
 NETWORKS = ("att_unet",)
 EXPERIMENTS = ("demo", "phantoms")
 
@@ -196,7 +194,22 @@ def checked(config: RunConfig) -> RunConfig:
         )
     for site in (*config.sites, *config.federation.site_names):
         check_site_name(site)
+    _check_sites_together(config)
     return config
+
+
+def _check_sites_together(config: RunConfig) -> None:
+    """What can be said before any site is there, once their number is known."""
+    federation = config.federation
+    count = federation.expected_sites or len(federation.site_names) or len(config.sites)
+    if count == 0:
+        return
+    if STRATEGIES[config.strategy] is not Sharing.NOTHING:
+        share_of_batch(config.training.batch_size, count)
+    if (federation.quorum or 0) > count:
+        raise ConfigurationError(
+            f"federation.quorum is {federation.quorum}, but {count} sites take part: it can be {count} at most."
+        )
 
 
 def save_config(config: RunConfig, path: Path) -> None:
@@ -207,7 +220,10 @@ def save_config(config: RunConfig, path: Path) -> None:
 def load_config(path: Path) -> RunConfig:
     """Read what :func:`save_config` wrote."""
     try:
-        return checked(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(path))))
+        saved = OmegaConf.load(path)
+        if not saved:
+            raise ConfigurationError(f"{path} is empty; it must hold the configuration of a run.")
+        return checked(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), saved)))
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigurationError(f"{path} is not the configuration of a run: {error}") from None
 
@@ -225,12 +241,6 @@ def share_of_batch(batch_size: int, domains: int) -> int:
             f"the nearest that they can are {lower} and {lower + domains}."
         )
     return batch_size // domains
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """A clause that names the known word nearest to a misspelt one."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
-    return f"did you mean '{close[0]}'?" if close else f"known are: {', '.join(known)}."
 
 
 def known_words(schema: type = RunConfig, prefix: str = "") -> list[str]:

@@ -14,11 +14,14 @@ FAREWELL  farewell: exit_code                     –
 
 import io
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TypeVar
 
 import numpy as np
+
+from mtmd_core.scores import METRICS_2D, METRICS_3D
 
 QUERY = "query.facts"
 TRAIN = "train"
@@ -28,11 +31,23 @@ FAREWELL = "query.farewell"
 PLAN, SHARED, METRICS, RECEIPT, FACTS, GOODBYE = "plan", "shared", "metrics", "receipt", "facts", "farewell"
 """Names of the records in a message."""
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised whenever the records change; a site refuses a server of another protocol."""
 
 Scalar = bool | int | float | str
 T = TypeVar("T")
+
+
+_SCORES = "|".join((*METRICS_3D, *METRICS_2D))  # spelt out: a name of an exam or a structure fits nowhere
+_COUNTS = r"steps|seconds_training|seconds_evaluation"
+_MEANS = rf"loss|(validation|test)/foreground_mean/({_SCORES})"
+_STRUCTURES = rf"test/mean/structure_[0-9]{{1,3}}/({_SCORES})"
+METRIC_NAMES = {
+    "none": re.compile(_COUNTS),
+    "mean": re.compile(f"{_COUNTS}|{_MEANS}"),
+    "structure": re.compile(f"{_COUNTS}|{_MEANS}|{_STRUCTURES}"),
+}
+"""Names of metrics that a site may send, by the level of its ``release`` setting; a server takes no others."""
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,13 @@ def coordinate(
         count = federation.expected_sites or len(federation.site_names) or len(config.sites)
         if count == 0:
             raise ConfigurationError("nobody said how many sites to wait for: set federation.expected_sites.")
-        sites = fleet.assemble(count, federation.site_names, federation.join_timeout_seconds)
+        known = store.sites()
+        names = federation.site_names if known is None else known
+        sites = fleet.assemble(count, names, federation.join_timeout_seconds)
+        structures = {site: facts.structures for site, facts in sites.items()}
+        if known is not None and structures != known:
+            raise RunFailedError(f"the run began with sites and structures {known}, these are {structures}.")
+        store.remember_sites(structures)
         plans = build_plans(store.name, config, sites)
         strategy = DomainStrategy(plans, store, fleet, on_round)
         strategy.start(

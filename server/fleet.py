@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from mtmd_core.errors import UnreachableError
+from mtmd_core.errors import RunFailedError, UnreachableError
 from mtmd_core.wire import FACTS, FAREWELL, GOODBYE, QUERY, SiteFacts, from_record
 
 from .flower_internals import Run, site_failed
@@ -46,6 +46,7 @@ class Fleet(Grid):
         self._grid = grid
         self._on_change = on_change
         self._nodes: dict[str, int] = {}
+        self._site_by_node: dict[int, str] = {}  # of every node that ever said who it is
         self._facts: dict[str, SiteFacts] = {}
         self._asked: dict[str, int] = {}
         self._known_nodes: set[int] = set()
@@ -61,8 +62,8 @@ class Fleet(Grid):
         return self._nodes[site]
 
     def site_of(self, node_id: int) -> str:
-        """The site that was last seen as a node."""
-        return next(site for site, node in self._nodes.items() if node == node_id)
+        """The site that is, or once was, behind a node."""
+        return self._site_by_node[node_id]
 
     def assemble(self, count: int, names: Iterable[str], timeout: float) -> dict[str, SiteFacts]:
         """Wait until the expected sites are there.
@@ -97,7 +98,11 @@ class Fleet(Grid):
         """
         deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
         waiting = [_Errand(self.site_of(message.metadata.dst_node_id), message) for message in messages]
-        out, homeless, replies, pause = self._send(waiting), {}, {}, POLL_SECONDS[0]
+        out: dict[str, _Errand] = {}
+        homeless: dict[str, _Errand] = {}
+        replies: dict[str, Message] = {}
+        pause = POLL_SECONDS[0]
+        self._send(waiting, out, homeless)
         while len(replies) < len(waiting) and time.monotonic() < deadline:
             came = list(self._grid.pull_messages(list(out)))
             for reply in came:
@@ -115,7 +120,7 @@ class Fleet(Grid):
                 for key in [key for key, errand in out.items() if errand.site == site]:
                     homeless[site] = out.pop(key)
                 if site in homeless:
-                    out |= self._send([homeless.pop(site)])
+                    self._send([homeless.pop(site)], out, homeless)
             time.sleep(pause)
             pause = min(2 * pause, POLL_SECONDS[1])
         return [replies[site] for site in sorted(replies)]
@@ -127,36 +132,35 @@ class Fleet(Grid):
             [Message(content, node, FAREWELL, ttl=FACTS_TTL_SECONDS) for node in self._nodes.values()]
         )
 
-    def _send(self, errands: Iterable[_Errand]) -> dict[str, _Errand]:
-        errands = list(errands)
+    def _send(self, errands: list[_Errand], out: dict[str, _Errand], homeless: dict[str, _Errand]) -> None:
+        """Push errands to the nodes that their sites were last seen as; what Flower does not take becomes homeless."""
         messages = []
         for errand in errands:
             known = errand.message.metadata
-            messages.append(
-                Message(
-                    errand.message.content,
-                    self._nodes[errand.site],
-                    known.message_type,
-                    ttl=known.ttl,
-                    group_id=known.group_id,
-                )
+            node, content = self._nodes[errand.site], errand.message.content
+            messages.append(Message(content, node, known.message_type, ttl=known.ttl, group_id=known.group_id))
+        keys = list(self._grid.push_messages(messages)) if messages else []
+        if len(keys) != len(errands):
+            raise RunFailedError(
+                f"Flower took {len(keys)} of {len(errands)} messages: they may be larger than it accepts."
             )
-        keys = self._grid.push_messages(messages) if messages else []
-        return dict(zip(keys, errands, strict=True))
+        for key, errand in zip(keys, errands, strict=True):
+            if key:
+                out[key] = errand
+            else:  # the node has left
+                homeless[errand.site] = errand
+                self._known_nodes.discard(self._nodes[errand.site])
 
     def _look_around(self) -> list[str]:
         """Ask nodes that came who they are; returns the sites that answered."""
         if time.monotonic() - self._looked >= LOOK_AROUND_SECONDS or not self._facts:
             self._looked = time.monotonic()
             new = [node for node in self._grid.get_node_ids() if node not in self._known_nodes]
-            self._known_nodes |= set(new)
-            content = RecordDict({})
-            keys = (
-                self._grid.push_messages([Message(content, node, QUERY, ttl=FACTS_TTL_SECONDS) for node in new])
-                if new
-                else []
-            )
-            self._asked |= dict(zip(keys, new, strict=True))
+            questions = [Message(RecordDict(), node, QUERY, ttl=FACTS_TTL_SECONDS) for node in new]
+            for key, node in zip(self._grid.push_messages(questions) if new else [], new, strict=True):
+                if key:  # else it has left again
+                    self._asked[key] = node
+                    self._known_nodes.add(node)
         answers = self._grid.pull_messages(list(self._asked)) if self._asked else []
         return [site for answer in answers if (site := self._introduce(answer)) is not None]
 
@@ -175,6 +179,7 @@ class Fleet(Grid):
             log.warning("%s came back with other exams and is left out", facts.site)
             return None
         self._nodes[facts.site], self._facts[facts.site] = node, facts
+        self._site_by_node[node] = facts.site
         self._on_change(list(self.sites))
         return facts.site
 

@@ -1,6 +1,5 @@
 """Which replies are fit to aggregate, and why not. Every reply is looked at alone."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,7 +7,20 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from mtmd_core.arrays import all_finite
-from mtmd_core.wire import METRICS, RECEIPT, SHARED, ArrayShape, Receipt, decode_array, from_record, misfit
+from mtmd_core.wire import (
+    METRIC_NAMES,
+    METRICS,
+    RECEIPT,
+    SHARED,
+    ArrayShape,
+    Receipt,
+    decode_array,
+    from_record,
+    misfit,
+)
+
+MAX_METRIC = 1e12
+"""Larger than any loss, distance, volume difference or time that a site measures."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +63,10 @@ def admit(
         return Refusal(site, f"its receipt cannot be read: {error}")
     if receipt != Receipt(run, round_, site):
         return Refusal(site, f"it answers {receipt}, expected {Receipt(run, round_, site)}")
-    metrics = _metrics(content[METRICS])
-    wild = sorted(name for name, value in metrics.items() if not math.isfinite(value))
-    if wild:
-        return Refusal(site, f"its metric {wild[0]} is {metrics[wild[0]]}")
-    if expected is None:
-        return Reply(site, metrics, {}, 0)
     try:
+        metrics = _metrics(content[METRICS])
+        if expected is None:
+            return Reply(site, metrics, {}, 0)
         shared, size = _arrays(content[SHARED], expected)
     except ValueError as error:
         return Refusal(site, str(error))
@@ -69,7 +78,14 @@ def _kinds(content: RecordDict) -> str:
 
 
 def _metrics(record: MetricRecord) -> dict[str, int | float]:
-    return {name: value for name, value in record.items() if isinstance(value, int | float)}
+    metrics = dict(record)
+    for name, value in sorted(metrics.items()):
+        if not METRIC_NAMES["structure"].fullmatch(name):
+            raise ValueError("it holds a metric that no site sends")  # whose name may quote anything
+        share = name.rpartition("/")[2].removesuffix("_2d") in ("dice", "sensitivity", "specificity")
+        if not isinstance(value, int | float) or not 0 <= value <= (1 if share else MAX_METRIC):
+            raise ValueError(f"its metric {name} is {value}")
+    return metrics
 
 
 def _arrays(record: ArrayRecord, expected: Mapping[str, ArrayShape]) -> tuple[dict[str, np.ndarray], int]:

@@ -14,23 +14,27 @@ class ModelChoice:
 
     def __init__(self, apart: bool) -> None:
         self._apart = apart
-        self._best: dict[str, tuple[float, int]] = {}
+        self._best: dict[str, tuple[int, float, int]] = {}  # sites that released, their mean, the round
 
     def note(self, round_: int, metrics: Mapping[str, Mapping[str, float]]) -> bool:
         """Note what sites measured of a round; returns whether it is the best so far.
 
+        A round that more sites measured is better than one that fewer did, for a mean without the hardest site would win.
         Among equals the earlier round stays.
         """
         scores = {site: values[VALIDATION_DICE] for site, values in metrics.items() if VALIDATION_DICE in values}
         if not scores or round_ < 1:
             return False
+        sites = 1 if self._apart else len(scores)
         noted = scores if self._apart else {"": sum(scores.values()) / len(scores)}
         better = {
-            key: (score, round_) for key, score in noted.items() if key not in self._best or score > self._best[key][0]
+            key: (sites, score, round_)
+            for key, score in noted.items()
+            if key not in self._best or (sites, score) > self._best[key][:2]
         }
         self._best |= better
         return bool(better)
 
     def best_round(self, site: str) -> int:
         """The best round so far as far as a site is concerned; 0 if no site released a score."""
-        return self._best.get(site if self._apart else "", (0.0, 0))[1]
+        return self._best.get(site if self._apart else "", (0, 0.0, 0))[2]

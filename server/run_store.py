@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mtmd_core.config import RunConfig, load_config, save_config
+from mtmd_core.config import RunConfig, known_words, load_config, save_config
 from mtmd_core.durable import write_json, write_text
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.tensor_files import DamagedFileError, load_tensors, save_tensors
@@ -47,6 +47,14 @@ class RunStore:
         folder.mkdir(parents=True, exist_ok=True)
         self.name = self._continued() or self._begun()
 
+    def sites(self) -> dict[str, int] | None:
+        """The sites of this run and their numbers of structures, if it ever had all of them."""
+        return self._facts().get("sites")
+
+    def remember_sites(self, structures: Mapping[str, int]) -> None:
+        """Keep which sites the run began with: it goes on with the same."""
+        write_json(self.folder / "run.json", self._facts() | {"sites": dict(structures)})
+
     def progress(self, phase: str, round_: int, message: str, sites: Sequence[str] = ()) -> None:
         """Say how far the run is."""
         rounds = self.config.federation.rounds
@@ -78,6 +86,9 @@ class RunStore:
     def save_last(self, round_: int, shared: Arrays) -> None:
         """Keep the shared parameters that a round ended with."""
         if self.every_round or round_ == self.config.federation.rounds:
+            last = self._checkpoint_file("last")
+            if last.is_file():
+                last.replace(self._checkpoint_file("previous"))  # for the case that the new one is damaged
             self._save("last", round_, shared)
 
     def save_best(self, round_: int, shared: Arrays) -> None:
@@ -86,8 +97,11 @@ class RunStore:
             self._save("best", round_, shared)
 
     def last(self) -> Checkpoint | None:
-        """Where the run stopped, if it did; metrics of later rounds are dropped, for these rounds come again."""
-        checkpoint = self._load("last")
+        """Where the run stopped, if it did; metrics of later rounds are dropped, for these rounds come again.
+
+        Where the last checkpoint is damaged or was not finished, it is the one before.
+        """
+        checkpoint = self._load("last") or self._load("previous")
         if self._metrics_file.is_file():
             finished = checkpoint.round if checkpoint else 0
             lines = [line for line in self.metrics() if line["round"] <= finished]
@@ -102,30 +116,48 @@ class RunStore:
         """Write the run's summary and the chosen parameters; the next run in this folder is a new one."""
         self._save("chosen", checkpoint.round, checkpoint.shared)
         write_json(self.folder / "summary.json", summary)
-        write_json(self.folder / "run.json", {"name": self.name, "finished": True})
+        write_json(self.folder / "run.json", self._facts() | {"finished": True})
 
     @property
     def _metrics_file(self) -> Path:
         return self.folder / "round_metrics.jsonl"
 
-    def _continued(self) -> str | None:
-        """The name of the run that this folder holds, if it is this one and not finished."""
+    def _checkpoint_file(self, which: str) -> Path:
+        return self.folder / "checkpoints" / f"{which}.safetensors"
+
+    def _facts(self) -> dict:
         try:
-            facts = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-            same = load_config(self.folder / "config.yaml") == self.config
-        except (OSError, ValueError, ConfigurationError):
+            return json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def _continued(self) -> str | None:
+        """The name of the run that this folder holds, if it is this one and not finished.
+
+        Raises:
+            ConfigurationError: if it is another one that finished some rounds and not all: nothing is overwritten.
+        """
+        facts = self._facts()
+        if not self.every_round or facts.get("finished", True):
             return None
-        return facts["name"] if same and not facts["finished"] and self.every_round else None
+        try:
+            changed = _decisive(load_config(self.folder / "config.yaml")).items() ^ _decisive(self.config).items()
+        except ConfigurationError:
+            return None
+        if changed and self._checkpoint_file("last").is_file():
+            words = ", ".join(sorted({word for word, _ in changed}))
+            raise ConfigurationError(
+                f"{self.folder} holds a run that is not finished, of another configuration ({words}): give the same words "
+                "to go on with it, or another --state folder to begin a new one."
+            )
+        return None if changed else facts["name"]
 
     def _begun(self) -> str:
         """A new run: nothing of an older one in this folder may be taken for its own."""
-        for old in (
-            "round_metrics.jsonl",
-            "summary.json",
-            "checkpoints/last.safetensors",
-            "checkpoints/best.safetensors",
-        ):
+        for old in ("round_metrics.jsonl", "summary.json"):
             (self.folder / old).unlink(missing_ok=True)
+        for which in ("last", "previous", "best", "chosen"):
+            self._checkpoint_file(which).unlink(missing_ok=True)
         name = uuid.uuid4().hex[:12]
         save_config(self.config, self.folder / "config.yaml")
         write_json(self.folder / "run.json", {"name": name, "finished": False})
@@ -133,17 +165,30 @@ class RunStore:
 
     def _save(self, which: str, round_: int, shared: Arrays) -> None:
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in shared.items()}
-        save_tensors(self.folder / "checkpoints" / f"{which}.safetensors", tensors, {"run": self.name, "round": round_})
+        save_tensors(self._checkpoint_file(which), tensors, {"run": self.name, "round": round_})
 
     def _load(self, which: str) -> Checkpoint | None:
-        path = self.folder / "checkpoints" / f"{which}.safetensors"
+        path = self._checkpoint_file(which)
         if not path.is_file():
             return None
         try:
             tensors, facts = load_tensors(path)
         except DamagedFileError as error:
-            log.warning("%s; the run starts from its beginning", error)
+            log.warning("a checkpoint is passed over: %s", error)
             return None
         if facts["run"] != self.name:
             return None
         return Checkpoint(facts["round"], {name: tensor.numpy() for name, tensor in tensors.items()})
+
+
+def _decisive(config: RunConfig) -> dict[str, object]:
+    """The words of a configuration that decide a run's result, flat."""
+    patience = ("device", "threads", "data.cache_dir", "federation.ledger", "federation.release", "experiment")
+    words = {}
+    for word in known_words():
+        value: object = config
+        for part in word.split("."):
+            value = getattr(value, part)
+        if word not in patience and not word.endswith("_timeout_seconds"):
+            words[word] = str(value)
+    return words

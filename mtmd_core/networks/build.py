@@ -31,6 +31,13 @@ def build_network(config: NetworkConfig, domains: Mapping[str, int], seed: int) 
     return network
 
 
+def count_parameters(config: NetworkConfig) -> int:
+    """Shared parameters of a network, counted without allocating any of them."""
+    with torch.device("meta"):
+        network = AttUNet({}, width=config.width)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
 def initialise(network: nn.Module, seed: int) -> None:
     """Draw every convolution's weights (He et al. 2015, for rectifiers), each from a stream of its own name.
 

@@ -11,12 +11,12 @@ from mtmd_core.networks.att_unet import AttUNet
 from mtmd_core.parameters import partition, take
 from mtmd_core.scores import METRICS_2D, METRICS_3D, summarise_site
 from mtmd_core.strategies import Sharing
-from mtmd_core.wire import Receipt, SiteFacts, decode_array, from_record
+from mtmd_core.wire import PROTOCOL, Receipt, SiteFacts, decode_array, from_record
 
 RECEIPT = Receipt("abc", 3, "ankle")
 NETWORK = AttUNet({"ankle": 3}, width=4)
 PARTITION = partition(NETWORK, Sharing.CONVOLUTIONS)
-COUNTS = {"steps": 20, "slices": 120, "seconds_training": 1.5, "seconds_evaluation": 0.5}
+COUNTS = {"steps": 20, "seconds_training": 1.5, "seconds_evaluation": 0.5}
 MEANS = {"loss": 0.1, "validation/foreground_mean/dice": 0.9, "test/foreground_mean/dice_2d": 0.8}
 STRUCTURES = {"test/mean/structure_1/dice": 0.9, "test/mean/structure_12/assd_mm": 1.0}
 NAMED = [
@@ -104,5 +104,5 @@ def test_where_nothing_is_shared_no_parameter_leaves():
 
 def test_facts_are_a_name_and_a_number(ledger):
     content = Outbox("none", ledger).facts(SiteFacts("ankle", 3))
-    assert dict(content["facts"]) == {"site": "ankle", "structures": 3, "protocol": 1}
+    assert dict(content["facts"]) == {"site": "ankle", "structures": 3, "protocol": PROTOCOL}
     assert noted(ledger) == ["facts/site", "facts/structures", "facts/protocol"]

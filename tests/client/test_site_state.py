@@ -3,7 +3,6 @@ import torch
 
 from client.site_state import DiskState, MemoryState, SiteState
 from mtmd_core.errors import ConfigurationError
-from mtmd_core.tensor_files import DamagedFileError
 
 
 def private(round_: int) -> dict[str, torch.Tensor]:
@@ -40,25 +39,34 @@ def test_the_newest_round_is_remembered_whole(state):
 
 def test_private_parameters_of_each_round_are_kept_apart(state):
     for round_ in (1, 2, 3):
-        assert torch.equal(state.private_of("a", round_)["norm.weight"], private(round_)["norm.weight"])
-    assert state.private_of("a", 4) is None
-    assert state.private_of("c", 1) is None
+        assert torch.equal(state.private_upto("a", round_)["norm.weight"], private(round_)["norm.weight"])
+    assert torch.equal(
+        state.private_upto("a", 7)["norm.weight"], private(3)["norm.weight"]
+    )  # it missed the rounds since
+    assert state.private_upto("a", 0) is None
+    assert state.private_upto("c", 1) is None
     assert state.newest("c", upto=5) is None
     assert state.newest("a", upto=0) is None
 
 
 def test_forgetting_keeps_what_is_asked_for(state):
-    state.forget("a", keep={1, 3}, optimiser_from=3)
-    assert state.private_of("a", 1) is not None
-    assert state.private_of("a", 2) is None
+    state.forget("a", keep={3}, best_round=1)
+    assert torch.equal(state.private_upto("a", 2)["norm.weight"], private(1)["norm.weight"])
     assert state.newest("a", upto=3).round == 3
+
+
+def test_forgetting_keeps_what_a_missed_best_round_will_ask_for(state):
+    """The site took part in rounds 1 to 3 and in 5; round 4 became the best one without it."""
+    state.save("a", 5, private(5), optimiser(5))
+    state.forget("a", keep={5}, best_round=4)
+    assert torch.equal(state.private_upto("a", 4)["norm.weight"], private(3)["norm.weight"])
 
 
 def test_what_is_remembered_does_not_change_with_the_network(state):
     weight = torch.ones(2)
     state.save("a", 4, {"norm.weight": weight}, optimiser(4))
     weight.add_(1)
-    assert state.private_of("a", 4)["norm.weight"].tolist() == [1, 1]
+    assert state.private_upto("a", 4)["norm.weight"].tolist() == [1, 1]
 
 
 def test_a_visit_that_comes_twice_finds_the_round_before_it(disk):
@@ -68,7 +76,7 @@ def test_a_visit_that_comes_twice_finds_the_round_before_it(disk):
 def test_a_new_process_remembers(disk):
     again = DiskState(disk.folder)
     assert again.newest("a", upto=10).round == 10
-    assert torch.equal(again.private_of("a", 1)["norm.weight"], private(1)["norm.weight"])
+    assert torch.equal(again.private_upto("a", 1)["norm.weight"], private(1)["norm.weight"])
 
 
 @pytest.mark.parametrize("part", ["private", "optimiser"])
@@ -87,12 +95,11 @@ def test_a_damaged_round_is_passed_over(disk, part, damage, caplog):
 def test_damaged_private_parameters_of_one_round_are_never_used(disk):
     path = disk.folder / "a" / "000002.private.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DamagedFileError):
-        disk.private_of("a", 2)
+    assert torch.equal(disk.private_upto("a", 2)["norm.weight"], private(1)["norm.weight"])
 
 
 def test_forgetting_removes_files(disk):
-    disk.forget("a", keep={1, 10}, optimiser_from=10)
+    disk.forget("a", keep={10}, best_round=1)
     assert sorted(path.name for path in (disk.folder / "a").iterdir()) == [
         "000001.private.safetensors",
         "000010.optimiser.safetensors",
@@ -108,4 +115,4 @@ def test_a_runs_name_cannot_lead_out_of_the_sites_folder(disk, run):
     with pytest.raises(ConfigurationError, match="cannot name a run"):
         disk.newest(run, upto=1)
     with pytest.raises(ConfigurationError, match="cannot name a run"):
-        disk.forget(run, keep=set(), optimiser_from=0)
+        disk.forget(run, keep=set(), best_round=0)

@@ -13,7 +13,7 @@ from mtmd_core.errors import ConfigurationError
         ("netwrk.width=16", "did you mean 'network.width'?"),
         ("federation.round=3", "did you mean 'federation.rounds'?"),
         ("+lerning_rate=1e-3", "did you mean 'training.learning_rate'?"),
-        ("zzz=1", "known are: mode, strategy"),
+        ("zzz=1", "known are: experiment, mode, strategy"),
         ("strategy=dls", "strategy=dls is not known; did you mean 'dsl'?"),
         ("mode=centralized", "did you mean 'centralised'?"),
         ("device=cudaa", "did you mean 'cuda'?"),
@@ -68,7 +68,7 @@ def test_known_words_are_all_leaves():
 
 def test_saving_and_loading_gives_the_same_configuration(tmp_path, monkeypatch):
     """The cache's place is resolved when composing: another environment reads the same."""
-    config = compose("simulate", ["sites={ankle: /a}", "training.learning_rate=1e-3", "federation.quorum=2"])
+    config = compose("simulate", ["sites={ankle: /a}", "training.learning_rate=1e-3", "federation.quorum=1"])
     save_config(config, tmp_path / "config.yaml")
     monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
     assert load_config(tmp_path / "config.yaml") == config

@@ -39,6 +39,8 @@ class NodesComeAndGo(Grid):
         key, node = next(self.ids), message.metadata.dst_node_id
         message.metadata.__dict__["_message_id"] = key
         kind = message.metadata.message_type
+        if node not in self.online:
+            return ""  # Flower's answer for a node that has left
         self.received.append((node, kind))
         if node in self.fails:
             self.replies[key] = Message(Error(self.fails.pop(node), "as scripted"), reply_to=message)
@@ -147,3 +149,33 @@ def test_a_site_that_comes_back_with_other_exams_is_left_out(grid: NodesComeAndG
     grid.online[13] = SiteFacts("knee", 2)
     fleet.assemble(2, [], timeout=5)
     assert fleet.node_of("knee") == 11
+
+
+def test_a_site_that_answered_and_came_back_as_another_node_is_still_known(grid: NodesComeAndGo) -> None:
+    fleet = Fleet(grid)
+    fleet.assemble(2, [], timeout=5)
+    grid.silent = {12}
+
+    def knee_restarts_then_ankle_answers() -> None:
+        grid.online[13] = SiteFacts("knee", 4)
+        if fleet.node_of("knee") == 13 and grid.silent:
+            grid.silent = set()
+            grid.online[14] = SiteFacts("ankle", 3)
+
+    grid.at_pull = knee_restarts_then_ankle_answers
+    replies = fleet.send_and_receive([train(fleet, "ankle"), train(fleet, "knee")], timeout=5)
+    assert {reply.metadata.src_node_id for reply in replies} == {11, 14}
+    assert sources(fleet, replies) == ["ankle", "knee"]
+
+
+def test_messages_to_two_sites_that_have_left_wait_for_both(grid: NodesComeAndGo) -> None:
+    fleet = Fleet(grid)
+    fleet.assemble(2, [], timeout=5)
+    messages = [train(fleet, "ankle"), train(fleet, "knee")]
+    grid.online = {}
+
+    def both_come_back() -> None:
+        grid.online = {21: SiteFacts("knee", 4), 22: SiteFacts("ankle", 3)}
+
+    grid.at_pull = both_come_back
+    assert sources(fleet, fleet.send_and_receive(messages, timeout=5)) == ["ankle", "knee"]

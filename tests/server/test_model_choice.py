@@ -19,6 +19,18 @@ def test_the_best_mean_over_sites_wins_and_among_equals_the_earlier():
     assert choice.best_round("ankle") == choice.best_round("knee") == choice.best_round("unheard") == 3
 
 
+def test_a_round_that_more_sites_measured_is_better_whatever_its_mean():
+    """A mean without the hardest site would win for ever."""
+    choice = ModelChoice(apart=False)
+    better = [
+        choice.note(1, scores(ankle=0.9)),
+        choice.note(2, scores(ankle=0.9, knee=0.3)),
+        choice.note(3, scores(ankle=0.95)),
+        choice.note(4, scores(ankle=0.8, knee=0.5)),
+    ]
+    assert better == [True, True, False, True]
+
+
 def test_sites_apart_have_a_best_round_each():
     choice = ModelChoice(apart=True)
     assert choice.note(1, scores(ankle=0.5, knee=0.7))

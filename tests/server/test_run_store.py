@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mtmd_core.config import RunConfig, compose
+from mtmd_core.errors import ConfigurationError
 from server.run_store import Checkpoint, RunStore
 
 
@@ -57,9 +58,31 @@ def test_metrics_of_a_first_round_without_a_checkpoint_are_dropped_too(tmp_path)
 
 
 @pytest.mark.parametrize("override", ["seed=1", "federation.rounds=4", "network.width=16"])
-def test_another_configuration_starts_a_new_run(tmp_path, override):
+def test_another_configuration_does_not_touch_a_run_that_is_not_finished(tmp_path, override):
     stopped = after_two_rounds(tmp_path)
-    assert_new(RunStore(tmp_path, config(override), every_round=True), stopped)
+    with pytest.raises(ConfigurationError, match=rf"not finished.*{override.split('=')[0]}"):
+        RunStore(tmp_path, config(override), every_round=True)
+    again = RunStore(tmp_path, config(), every_round=True)
+    assert (again.name, again.last().round) == (stopped.name, 2)
+
+
+@pytest.mark.parametrize("override", ["federation.join_timeout_seconds=9", "device=cpu", "threads=1"])
+def test_words_that_decide_no_result_may_change_when_a_run_goes_on(tmp_path, override):
+    assert RunStore(tmp_path, config(override), every_round=True).name
+    stopped = after_two_rounds(tmp_path / "run")
+    assert RunStore(tmp_path / "run", config(override), every_round=True).name == stopped.name
+
+
+def test_before_its_first_checkpoint_a_run_gives_way_to_another(tmp_path):
+    first = RunStore(tmp_path, config(), every_round=True)
+    assert_new(RunStore(tmp_path, config("seed=1"), every_round=True), first)
+
+
+def test_a_run_goes_on_with_the_sites_that_it_began_with(tmp_path):
+    store = RunStore(tmp_path, config(), every_round=True)
+    assert store.sites() is None
+    store.remember_sites({"knee": 4, "ankle": 3})
+    assert RunStore(tmp_path, config(), every_round=True).sites() == {"knee": 4, "ankle": 3}
 
 
 def test_a_finished_run_is_not_continued_and_keeps_its_result(tmp_path):
@@ -89,15 +112,15 @@ def test_a_line_cut_short_is_passed_over(tmp_path, caplog):
     assert "cut short" in caplog.text
 
 
-def test_a_damaged_checkpoint_starts_the_run_from_its_beginning(tmp_path, caplog):
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, caplog):
     stopped = after_two_rounds(tmp_path)
     path = tmp_path / "checkpoints" / "last.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     store = RunStore(tmp_path, config(), every_round=True)
     assert store.name == stopped.name
-    assert store.last() is None
-    assert store.metrics() == []
-    assert "starts from its beginning" in caplog.text
+    assert store.last().round == 1
+    assert [line["round"] for line in store.metrics()] == [1, 1]
+    assert "passed over" in caplog.text
 
 
 def test_a_checkpoint_of_another_run_is_not_taken(tmp_path):

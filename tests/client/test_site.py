@@ -1,0 +1,97 @@
+"""What a site refuses, whatever the coordinator asks."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_sites import write_sites
+
+from client.outbox import Outbox
+from client.settings import SiteSettings
+from client.site import RefusedPlanError, Site, open_site
+from client.site_state import MemoryState
+from mtmd_core.config import NetworkConfig
+from mtmd_core.errors import DataError, RunFailedError
+from mtmd_core.networks.build import build_network, count_parameters
+from mtmd_core.parameters import partition, take
+from mtmd_core.strategies import Sharing
+from mtmd_core.wire import RoundPlan
+
+PLAN = RoundPlan(
+    run="run",
+    round=1,
+    strategy="dsl",
+    network="att_unet",
+    width=4,
+    slice_size=16,
+    slice_axis="auto",
+    fold=0,
+    seed=0,
+    local_steps=1,
+    share=2,
+    learning_rate=1e-3,
+    augment=True,
+    autocast=False,
+    calibration_batches=1,
+    validate=False,
+    test=False,
+    best_round=0,
+    label_offset=0,
+    label_classes=0,
+)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    folder = write_sites(tmp_path, sites={"knee": 2})["knee"]
+    return open_site(SiteSettings(site="knee", state=tmp_path / "state", data=folder, threads=1))
+
+
+def shared() -> dict:
+    network = build_network(NetworkConfig(width=4), {}, seed=0)
+    return take(network, partition(network, Sharing.CONVOLUTIONS).shared)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"strategy": "shared", "label_classes": 6}, "takes part in individual, dsl"),
+        ({"local_steps": 100_001}, "max_local_steps is 100000"),
+        ({"calibration_batches": 100_001}, "max_local_steps"),
+        ({"share": 257}, "max_batch_size is 256"),
+        ({"slice_size": 2048}, "max_slice_size is 1024"),
+        ({"width": 4096}, "max_parameters is 500000000"),
+        ({"local_steps": 0}, "local_steps is 0"),
+        ({"share": -1}, "share is -1"),
+    ],
+)
+def test_a_plan_beyond_the_sites_own_limits_is_refused(site: Site, change: dict, text: str) -> None:
+    with pytest.raises(RefusedPlanError, match=text):
+        site.train(replace(PLAN, **change), shared())
+    assert site.learner is None
+
+
+def test_a_plan_within_them_is_carried_out(site: Site) -> None:
+    receipt, metrics = site.train(PLAN, shared())
+    assert (receipt.site, receipt.round, metrics["steps"]) == ("knee", 1, 1)
+
+
+def test_parameters_are_counted_as_they_are_built() -> None:
+    network = build_network(NetworkConfig(width=6), {}, seed=0)
+    assert count_parameters(NetworkConfig(width=6)) == sum(p.numel() for p in network.parameters())
+
+
+def test_a_site_with_a_damaged_exam_does_not_open(tmp_path: Path) -> None:
+    folder = write_sites(tmp_path, sites={"knee": 2})["knee"]
+    label = next((folder / "labelsTr").iterdir())
+    label.write_bytes(label.read_bytes()[:-40])
+    with pytest.raises(DataError, match="cut short"):
+        open_site(SiteSettings(site="knee", state=tmp_path / "state", data=folder))
+
+
+def test_a_chosen_round_that_a_site_never_saw_is_not_invented(tmp_path: Path, site: Site) -> None:
+    late = Site("knee", 2, site.load_data, MemoryState(), Outbox("mean"), torch.device("cpu"))
+    late.train(replace(PLAN, round=5), shared())
+    with pytest.raises(RunFailedError, match="no private parameters of round 3"):
+        late.evaluate(replace(PLAN, round=3, test=True), shared())
