@@ -19,6 +19,7 @@ from mtmd_core.wire import (
     SHARED,
     Receipt,
     SiteFacts,
+    array_shape,
     encode_array,
     to_record,
 )
@@ -71,10 +72,7 @@ class Outbox:
         content = self.metrics(receipt, metrics)
         self._note(receipt.run, receipt.round, SHARED, shared)
         content[SHARED] = ArrayRecord(
-            {
-                name: Array(str(array.dtype), tuple(array.shape), "numpy.ndarray", encode_array(array))
-                for name, array in shared.items()
-            }
+            {name: Array(*array_shape(array), "numpy.ndarray", encode_array(array)) for name, array in shared.items()}
         )
         return content
 

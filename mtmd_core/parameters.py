@@ -15,7 +15,7 @@ from torch import nn
 from mtmd_core.arrays import as_tensor
 from mtmd_core.networks.domain_layers import DomainLayer
 from mtmd_core.strategies import Sharing
-from mtmd_core.wire import ArrayShape, misfit
+from mtmd_core.wire import ArrayShape, array_shape, misfit
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def put(network: nn.Module, names: tuple[str, ...], arrays: Mapping[str, np.ndar
         ValueError: if an array is missing, unknown, or of another shape or dtype; nothing is changed then.
     """
     state = network.state_dict()
-    reason = misfit(shapes(network, names), {n: (str(a.dtype), a.shape) for n, a in arrays.items()})
+    reason = misfit(shapes(network, names), {name: array_shape(array) for name, array in arrays.items()})
     if reason:
         raise ValueError(f"these arrays do not fit the network: {reason}")
     with torch.no_grad():

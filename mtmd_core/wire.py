@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -130,10 +131,9 @@ def from_record(kind: type[T], record: Mapping[str, object]) -> T:
 
 def encode_array(array: np.ndarray) -> bytes:
     """An array in NumPy's .npy format, which is what Flower's own serialisation writes."""
-    header = io.BytesIO()
     contiguous = np.asarray(array, order="C")
-    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(contiguous))
-    return b"".join((header.getvalue(), contiguous.data.cast("B") if contiguous.size else b""))
+    header = _header(contiguous.dtype, contiguous.shape)
+    return b"".join((header, contiguous.data.cast("B") if contiguous.size else b""))
 
 
 def decode_array(data: bytes) -> np.ndarray:
@@ -142,20 +142,37 @@ def decode_array(data: bytes) -> np.ndarray:
     Raises:
         ValueError: if the bytes are not a plain array in C order, or are more or fewer than their header says.
     """
-    stream = io.BytesIO(data)
-    shape, fortran, dtype = _read_header(stream)
+    start = PREAMBLE + int.from_bytes(data[PREAMBLE - 2 : PREAMBLE], "little")
+    shape, fortran, dtype = _read_header(data[:start])
     if fortran or dtype.hasobject or dtype.kind not in "fiub":
         raise ValueError(f"an array of {dtype} in {'Fortran' if fortran else 'C'} order is not accepted")
     if not all(type(length) is int and length >= 0 for length in shape):
         raise ValueError(f"{shape} is not the shape of an array")
-    start, count = stream.tell(), math.prod(shape)
+    count = math.prod(shape)
     if len(data) - start != count * dtype.itemsize:
         raise ValueError(f"an array of shape {shape} and {dtype} has {len(data) - start} bytes of data")
     return np.frombuffer(data, dtype, count, start).reshape(shape)
 
 
-def _read_header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+PREAMBLE = 10
+"""Bytes of a .npy file of version 1.0 before its header: magic, version, the header's length."""
+
+
+@lru_cache(
+    maxsize=4096
+)  # a model's tensors come again every round, and writing or reading a header takes as long as 0.5 MB
+def _header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
+    stream = io.BytesIO()
+    like = np.broadcast_to(np.empty((), dtype), shape)
+    facts = {**np.lib.format.header_data_from_array_1_0(like), "fortran_order": False}
+    np.lib.format.write_array_header_1_0(stream, facts)
+    return stream.getvalue()
+
+
+@lru_cache(maxsize=4096)
+def _read_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
     try:
+        stream = io.BytesIO(header)
         version = np.lib.format.read_magic(stream)
         if version != (1, 0):
             raise ValueError(f"its format is {version}, not (1, 0)")
@@ -166,6 +183,17 @@ def _read_header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 ArrayShape = tuple[str, tuple[int, ...]]
 """dtype and shape of one array."""
+
+
+def array_shape(array: np.ndarray) -> ArrayShape:
+    """dtype and shape of an array."""
+    return dtype_name(array.dtype), array.shape
+
+
+@lru_cache
+def dtype_name(dtype: np.dtype) -> str:
+    """A dtype's name, for example ``float32``; NumPy takes its time to spell one."""
+    return str(dtype)
 
 
 def misfit(expected: Mapping[str, ArrayShape], given: Mapping[str, ArrayShape]) -> str | None:

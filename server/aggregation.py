@@ -40,11 +40,12 @@ def _average_arrays(arrays: Sequence[np.ndarray], fractions: Sequence[float]) ->
         raise ValueError(f"an array of {arrays[0].dtype} cannot be averaged: only floating-point parameters can")
     flats = [as_tensor(array).reshape(-1) for array in arrays]
     mean = torch.empty_like(flats[0])
-    room = torch.empty(min(PIECE, mean.numel()), dtype=torch.float64)
+    sums, terms = torch.empty(2, min(PIECE, mean.numel()), dtype=torch.float64)
     for start in range(0, mean.numel(), PIECE):
         pieces = [flat[start : start + PIECE] for flat in flats]
-        total = room[: len(pieces[0])].copy_(pieces[0]).mul_(fractions[0])
+        total, term = sums[: len(pieces[0])], terms[: len(pieces[0])]
+        total.copy_(pieces[0]).mul_(fractions[0])
         for piece, fraction in zip(pieces[1:], fractions[1:], strict=True):
-            total.add_(piece, alpha=fraction)
+            total.add_(term.copy_(piece), alpha=fraction)  # converting first is faster than adding mixed types
         mean[start : start + PIECE] = total
     return mean.reshape(arrays[0].shape).numpy()

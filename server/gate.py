@@ -14,6 +14,7 @@ from mtmd_core.wire import (
     SHARED,
     ArrayShape,
     Receipt,
+    array_shape,
     decode_array,
     from_record,
     misfit,
@@ -42,7 +43,12 @@ class Refusal:
 
 
 def admit(
-    message: Message, site: str, run: str, round_: int, expected: Mapping[str, ArrayShape] | None
+    message: Message,
+    site: str,
+    run: str,
+    round_: int,
+    expected: Mapping[str, ArrayShape] | None,
+    look_inside: bool = True,
 ) -> Reply | Refusal:
     """Look at one reply.
 
@@ -50,6 +56,7 @@ def admit(
         site: who must have sent it.
         run, round_: the visit that it must answer.
         expected: names, dtypes and shapes of the parameters that it must bring; None if it must bring none.
+        look_inside: whether to look for values that are not finite, which takes a walk through all of them.
     """
     if message.has_error():
         return Refusal(site, f"the site failed with error {message.error.code} ({message.error.reason})")
@@ -68,6 +75,9 @@ def admit(
         if expected is None:
             return Reply(site, metrics, {}, 0)
         shared, size = _arrays(content[SHARED], expected)
+        wild = next((name for name, array in shared.items() if look_inside and not all_finite(array)), None)
+        if wild is not None:
+            raise ValueError(f"{wild} holds values that are not finite")
     except ValueError as error:
         return Refusal(site, str(error))
     return Reply(site, metrics, shared, size)
@@ -94,10 +104,7 @@ def _arrays(record: ArrayRecord, expected: Mapping[str, ArrayShape]) -> tuple[di
     if reason:
         raise ValueError(f"its parameters do not fit: {reason}")
     arrays = {name: decode_array(array.data) for name, array in record.items()}
-    reason = misfit(expected, {name: (str(array.dtype), array.shape) for name, array in arrays.items()})
+    reason = misfit(expected, {name: array_shape(array) for name, array in arrays.items()})
     if reason:  # the header of the bytes may say something else than the record
         raise ValueError(f"its parameters do not fit: {reason}")
-    for name, array in arrays.items():
-        if not all_finite(array):
-            raise ValueError(f"{name} holds values that are not finite")
     return arrays, sum(len(array.data) for array in record.values())

@@ -9,7 +9,7 @@ from mtmd_core.errors import ConfigurationError
 from mtmd_core.networks.build import build_network
 from mtmd_core.parameters import partition, shapes, take
 from mtmd_core.strategies import STRATEGIES, Sharing, label_spaces
-from mtmd_core.wire import PLAN, SHARED, RoundPlan, SiteFacts, encode_array, to_record
+from mtmd_core.wire import PLAN, SHARED, RoundPlan, SiteFacts, array_shape, encode_array, to_record
 
 from .run_store import Arrays
 
@@ -92,8 +92,5 @@ class Plans:
 def pack(arrays: Arrays) -> ArrayRecord:
     """Arrays as a record of a message."""
     return ArrayRecord(
-        {
-            name: Array(str(array.dtype), tuple(array.shape), "numpy.ndarray", encode_array(array))
-            for name, array in arrays.items()
-        }
+        {name: Array(*array_shape(array), "numpy.ndarray", encode_array(array)) for name, array in arrays.items()}
     )

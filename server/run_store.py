@@ -65,7 +65,9 @@ class RunStore:
             "sites": list(sites),
             "message": message,
         }
-        write_json(self.folder / "progress.json", content)
+        draft = self.folder / ".progress.json"  # replaced as a whole, and worth no flush to the disk
+        draft.write_text(json.dumps(content), encoding="utf-8")
+        draft.replace(self.folder / "progress.json")
 
     def append_metrics(self, lines: Sequence[Mapping[str, object]]) -> None:
         """Add lines to ``round_metrics.jsonl``."""

@@ -6,6 +6,7 @@ from logging import getLogger
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp.strategy import Strategy
 
+from mtmd_core.arrays import all_finite
 from mtmd_core.errors import RunFailedError
 from mtmd_core.strategies import Sharing
 from mtmd_core.wire import EVALUATE, TRAIN, ArrayShape
@@ -69,11 +70,10 @@ class DomainStrategy(Strategy):
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
         """Admit each reply by itself, average in the order of site names, save, tell."""
         round_ = self._first + server_round
-        admitted = self._admit(replies, dict.fromkeys(self.plans.sites, round_), self.plans.expected)
+        admitted, shared = self._average(list(replies), dict.fromkeys(self.plans.sites, round_))
         metrics = {reply.site: reply.metrics for reply in admitted}
         self._note_validation(round_ - 1, metrics)
-        if self.plans.expected:
-            self.shared = average([reply.shared for reply in admitted], [1.0] * len(admitted))
+        self.shared = shared
         self.finished = round_
         self._record(admitted)
         self.on_round(round_, metrics)
@@ -103,6 +103,20 @@ class DomainStrategy(Strategy):
         self.store.progress("evaluation", last, f"testing round {max(chosen.values())}", sites)
         return self._evaluate(chosen, shared, test=True), Checkpoint(max(chosen.values()), shared)
 
+    def _average(self, replies: list[Message], rounds: Mapping[str, int]) -> tuple[list[Reply], Arrays]:
+        """The replies that are fit to use and the average of what they bring.
+
+        An average is finite if and only if all that it was made of is, so only where it is not is each reply walked through.
+        """
+        for look_inside in (False, True):
+            admitted = self._admit(replies, rounds, self.plans.expected, look_inside)
+            if not self.plans.expected:
+                return admitted, self.shared
+            shared = average([reply.shared for reply in admitted], [1.0] * len(admitted))
+            if all(map(all_finite, shared.values())):
+                break
+        return admitted, shared
+
     def _evaluate(self, rounds: Mapping[str, int], shared: Arrays, **purpose: bool) -> Metrics:
         messages = self._messages(EVALUATE, rounds, pack(shared), **purpose)
         replies = self._admit(self.fleet.send_and_receive(messages, timeout=self.timeout), rounds, None)
@@ -121,12 +135,16 @@ class DomainStrategy(Strategy):
         ]
 
     def _admit(
-        self, replies: Iterable[Message], rounds: Mapping[str, int], expected: Mapping[str, ArrayShape] | None
+        self,
+        replies: Iterable[Message],
+        rounds: Mapping[str, int],
+        expected: Mapping[str, ArrayShape] | None,
+        look_inside: bool = True,
     ) -> list[Reply]:
         verdicts = {site: Refusal(site, "no reply in time") for site in rounds}
         for message in replies:
             site = self.fleet.site_of(message.metadata.src_node_id)
-            verdicts[site] = admit(message, site, self.plans.run, rounds[site], expected)
+            verdicts[site] = admit(message, site, self.plans.run, rounds[site], expected, look_inside)
         admitted = [verdict for verdict in verdicts.values() if isinstance(verdict, Reply)]
         refused = [verdict for verdict in verdicts.values() if isinstance(verdict, Refusal)]
         for refusal in refused:

@@ -8,6 +8,7 @@ from client.ledger import Ledger
 from client.outbox import Outbox
 from client.site import Site
 from client.site_state import MemoryState
+from mtmd_core.arrays import keep_memory
 from mtmd_core.config import RunConfig
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.devices import choose_device
@@ -23,6 +24,7 @@ from .progress import RunDisplay
 def run_federated(config: RunConfig, sites: dict[str, SiteData], folder: Path, display: RunDisplay) -> dict:
     """Run the federation; returns the full summary, which no single party of a real one has."""
     logging.getLogger("flwr").setLevel(logging.WARNING)
+    keep_memory()
     members = {name: build_site(config, data, folder, display) for name, data in sites.items()}
     display.stage(f"round 1/{config.federation.rounds}")
     outcome = federate(config, members, folder, display)

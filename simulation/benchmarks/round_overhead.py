@@ -6,6 +6,7 @@ after the first.
 """
 
 import argparse
+import logging
 import statistics
 import tempfile
 import time
@@ -21,6 +22,7 @@ from torch import nn
 from client.app import build_client_app
 from client.ledger import Ledger
 from client.outbox import Outbox
+from mtmd_core.arrays import keep_memory
 from mtmd_core.config import FederationConfig, RunConfig
 from mtmd_core.parameters import partition, put, shapes, take
 from mtmd_core.strategies import Sharing
@@ -96,6 +98,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=21)
     rounds = parser.parse_args().rounds
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    keep_memory()
     table = Table("in-process round without training", "median seconds", "asked at most")
     for title, digests, asked in (("without digests", False, 0.1), ("with digests", True, 0.3)):
         with tempfile.TemporaryDirectory() as folder:

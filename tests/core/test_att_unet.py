@@ -104,4 +104,12 @@ def test_first_weights_have_the_deviation_that_keeps_rectified_signals_alive():
     weight = network.encoder[4][1].conv.weight.detach()
     assert float(weight.std()) == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.01)
     assert float(weight.mean()) == pytest.approx(0, abs=1e-4)
-    assert not network.output.domains["knee"].bias.any()
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_an_untrained_network_expects_five_percent_of_foreground(classes):
+    network = build_network(NetworkConfig(width=16), {"knee": classes}, seed=0).eval()
+    images = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    share = network(images, {"knee": 2}).logits["knee"].detach().softmax(dim=1)[:, 0].mean()
+    assert float(network.output.domains["knee"].bias.detach().softmax(0)[0]) == pytest.approx(0.95)
+    assert float(share) == pytest.approx(0.95, abs=0.04)
