@@ -96,6 +96,7 @@ def test_a_signal_becomes_an_exception_once_and_clean_up_is_not_cut_short(number
                 signal.raise_signal(number)
                 cleaned.append(True)
 
+    signal.signal(number, signal.default_int_handler)  # under nohup SIGHUP is ignored, and stays so
     try:
         with pytest.raises(processes.Interrupted) as ended:
             work()
