@@ -33,7 +33,7 @@ class AttUNet(nn.Module):
         self.routing = routing = Routing()
         self.encoder = nn.ModuleList(
             DoubleConv(routing, names, inputs, outputs)
-            for inputs, outputs in zip([in_channels, *channels], channels, strict=False)
+            for inputs, outputs in zip([in_channels, *channels[:-1]], channels, strict=True)
         )
         self.pool = nn.MaxPool2d(2)
         decoder = channels[-2::-1]  # from coarse to fine
