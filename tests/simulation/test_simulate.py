@@ -16,6 +16,7 @@ from mtmd_core.models import load_model
 from mtmd_core.tensor_files import load_tensors
 from simulation.command import simulate
 from simulation.data import make_phantoms
+from simulation.experiments import phantoms
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +150,19 @@ def test_without_sites_phantom_joints_are_made_once(tmp_path: Path) -> None:
     assert len(stamps) == 3 * 3 * 2
     assert make_phantoms(config, Console(quiet=True)) == folders
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_the_phantoms_experiment_scores_fresh_children_under_every_scanner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(phantoms, "FRESH", range(1000, 1001))
+    words = ("experiment=phantoms", "phantoms.exams=3", "phantoms.scale=0.06", "network.width=4", "data.slice_size=32")
+    words += ("training.steps=2", "threads=1", f"data.cache_dir='{tmp_path / 'slices'}'")
+    summary = simulate(compose("simulate", [*words]), tmp_path / "out", Console(quiet=True))
+    joints = {"ankle", "knee", "shoulder"}
+    assert {joint: set(scanners) for joint, scanners in summary["dice"].items()} == dict.fromkeys(joints, joints)
+    for joint in joints:
+        for scanner in joints - {joint}:
+            lost = summary["dice"][joint][joint] - summary["dice"][joint][scanner]
+            assert summary["drop"][joint][scanner] == pytest.approx(lost)
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["dice"] == summary["dice"]
