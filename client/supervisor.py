@@ -4,7 +4,6 @@ Both are children of this process and end with it. Each is replaced when it dies
 answered with an error by the next one.
 """
 
-import http.client
 import json
 import os
 import secrets
@@ -22,6 +21,7 @@ from mtmd_core.processes import (
     child_environment,
     end,
     exclusive,
+    is_healthy,
     last_lines,
     open_log,
     signals_as_exceptions,
@@ -336,18 +336,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def is_healthy(host: str, port: int, timeout_seconds: float = 2.0) -> bool:
-    """Whether a Flower server answers there."""
-    connection = http.client.HTTPConnection(host, port, timeout=timeout_seconds)
-    try:
-        connection.request("GET", "/health")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def _too_many(ends: deque[float]) -> bool:

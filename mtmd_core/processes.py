@@ -11,6 +11,7 @@ reaches the command alone and the command ends its children in order. Three thin
 import contextlib
 import ctypes
 import fcntl
+import http.client
 import os
 import signal
 import subprocess
@@ -245,3 +246,15 @@ def _signal_group(group: int, number: int) -> None:
 if __name__ == "__main__":
     die_with_parent(signal.SIGTERM)
     os.execvp(sys.argv[1], sys.argv[1:])
+
+
+def is_healthy(host: str, port: int, timeout_seconds: float = 2.0) -> bool:
+    """Whether a Flower server answers there."""
+    connection = http.client.HTTPConnection(host, port, timeout=timeout_seconds)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -6,7 +6,6 @@ credential, so it listens on loopback only.
 """
 
 import contextlib
-import http.client
 import json
 import logging
 import socket
@@ -25,6 +24,7 @@ from mtmd_core.processes import (
     descendants,
     end,
     installed_command,
+    is_healthy,
     is_running,
     last_lines,
     open_log,
@@ -88,7 +88,7 @@ class SuperLink:
         command += ["--host", HOST, "--port", str(self._port), "--disable-runtime-dependency-installation"]
         self._process = start(command, self._log, self._environment)
         deadline = time.monotonic() + timeout_seconds
-        while not self._answers():
+        while not is_healthy(HOST, self._port):
             self.require_alive()
             if time.monotonic() > deadline:
                 raise UnreachableError(
@@ -159,16 +159,6 @@ class SuperLink:
         """End the SuperLink and the processes that it started, the ServerApp among them."""
         if self._process is not None:
             end(self._process, grace_seconds)
-
-    def _answers(self) -> bool:
-        connection = http.client.HTTPConnection(HOST, self._port, timeout=1.0)
-        try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
 
     def _flwr(self, *words: str, timeout_seconds: float = _COMMAND_TIMEOUT_SECONDS) -> dict[str, Any]:
         try:
