@@ -14,7 +14,7 @@ from mtmd_core.evaluation import SiteScores, evaluate_exams
 from mtmd_core.models import ModelCard, SiteCard
 from mtmd_core.networks.build import build_network
 from mtmd_core.parameters import partition, put, take
-from mtmd_core.strategies import EVERY_SITE, STRATEGIES, LabelSpace
+from mtmd_core.strategies import EVERY_SITE, LabelSpace, strategy_named
 from mtmd_core.training import (
     OnStep,
     Recipe,
@@ -44,7 +44,7 @@ class Learner:
         self.network = build_network(
             NetworkConfig(plan.network, plan.width), {self.space.domain: self.space.classes}, plan.seed
         ).to(device)
-        self.partition = partition(self.network, STRATEGIES[plan.strategy])
+        self.partition = partition(self.network, strategy_named(plan.strategy).sharing)
         self.optimiser = build_optimiser(self.network, plan.learning_rate)
         self.recipe = Recipe(plan.share, plan.learning_rate, plan.seed, plan.augment, plan.autocast)
         self.sources = {self.space.domain: [data.source(self.split.train, self.space.offset)]}

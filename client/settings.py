@@ -11,7 +11,7 @@ from typing import Any
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.settings import address, check_keys, file_layer, keep, require_loopback, shipped_layer, unkept
 from mtmd_core.sites import check_site_name
-from mtmd_core.strategies import STRATEGIES
+from mtmd_core.strategies import FEDERATED_STRATEGIES
 from mtmd_core.words import DEVICES, RELEASES, nearest
 
 OWN_FILE = "site.yaml"
@@ -182,8 +182,8 @@ def _check_strategies(value: object) -> None:
     if not isinstance(value, list | tuple) or not value:
         raise ConfigurationError(f"strategies is {value!r}; it must be a list such as [individual, dsl].")
     for name in value:
-        if name not in STRATEGIES:
-            raise ConfigurationError(f"strategies names '{name}'; {nearest(str(name), STRATEGIES)}")
+        if name not in FEDERATED_STRATEGIES:
+            raise ConfigurationError(f"strategies names '{name}'; {nearest(str(name), FEDERATED_STRATEGIES)}")
 
 
 def _check_count(word: str, value: object) -> None:

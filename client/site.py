@@ -17,7 +17,7 @@ from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError, DataError
 from mtmd_core.models import save_model
 from mtmd_core.networks.build import count_parameters
-from mtmd_core.strategies import STRATEGIES
+from mtmd_core.strategies import FEDERATED_STRATEGIES
 from mtmd_core.training import OnStep
 from mtmd_core.wire import Receipt, RoundPlan, SiteFacts
 
@@ -61,7 +61,7 @@ class Site:
     device: torch.device
     results: Path | None = None
     limits: Mapping[str, int] = field(default_factory=dict)
-    strategies: tuple[str, ...] = tuple(STRATEGIES)
+    strategies: tuple[str, ...] = FEDERATED_STRATEGIES
     on_step: OnStep | None = None
     exit_code: int | None = None
     summary: dict | None = None

@@ -23,13 +23,13 @@ from yaml import YAMLError
 from mtmd_core.durable import write_text
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.sites import check_site_name
-from mtmd_core.strategies import STRATEGIES, Sharing
+from mtmd_core.strategies import FEDERATED_STRATEGIES, Sharing, strategy_named
 from mtmd_core.words import DEVICES, RELEASES, nearest
 
 MODES = ("centralised", "federated")
 SLICE_AXES = ("auto", "0", "1", "2")
 NETWORKS = ("att_unet",)
-EXPERIMENTS = ("demo", "phantoms")
+EXPERIMENTS = ("demo", "phantoms", "study", "table1", "table2", "table3", "table4")
 
 
 @dataclass
@@ -54,7 +54,11 @@ class DataConfig:
 
 @dataclass
 class TrainingConfig:
-    """One optimisation. ``steps`` overrides ``epochs``; the batch is the total over all domains."""
+    """One optimisation. ``steps`` overrides ``epochs``; the batch is the total over all domains.
+
+    ``channels_last``, ``autocast`` (bfloat16) and ``compile`` trade memory layout, precision and a slow start for speed;
+    ``deterministic`` makes CUDA repeat itself bit for bit, at some cost (on the CPU it always does).
+    """
 
     batch_size: int = 18
     epochs: int = 6
@@ -62,7 +66,37 @@ class TrainingConfig:
     learning_rate: float = 5e-4
     augment: bool = True
     autocast: bool = False
+    channels_last: bool = False
+    compile: bool = False
+    deterministic: bool = False
     validate_every_steps: int = 200
+
+
+@dataclass
+class LossConfig:
+    """Temperature of Eq. 5 and the weights of the terms beside cross-entropy; the strategy decides which terms there are.
+
+    ``autoencoder_msc_weight`` is λ1 of Eq. 6; ``msc_weight``, or ``ssc_weight`` for the single scale, is λ2 and
+    ``prior_weight`` λ3 of Eq. 8.
+    """
+
+    temperature: float = 0.1
+    autoencoder_msc_weight: float = 0.05
+    msc_weight: float = 0.5
+    ssc_weight: float = 0.1
+    prior_weight: float = 0.1
+
+
+@dataclass
+class AutoencoderConfig:
+    """The auto-encoder of label maps behind the anatomical prior. ``model``: a trained one, instead of training one first."""
+
+    width: int = 32
+    batch_size: int = 24
+    epochs: int = 8
+    steps: int | None = None
+    learning_rate: float = 1e-4
+    model: str | None = None
 
 
 @dataclass
@@ -97,6 +131,16 @@ class PhantomConfig:
 
 
 @dataclass
+class StudyConfig:
+    """Several runs that belong together: every network with every strategy in every fold, ``jobs`` at a time."""
+
+    networks: list[str] = field(default_factory=lambda: ["att_unet"])
+    strategies: list[str] = field(default_factory=lambda: ["individual", "shared", "dsl"])
+    folds: list[int] = field(default_factory=lambda: [0])
+    jobs: int = 1
+
+
+@dataclass
 class RunConfig:
     """Everything that decides a run's result. ``experiment`` names one of several runs that belong together."""
 
@@ -106,9 +150,12 @@ class RunConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
     sites: Any = None  # site name → data folder; a typed mapping would refuse new keys from the command line
     phantoms: PhantomConfig = field(default_factory=PhantomConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
     fold: int = 0
     seed: int = 0
     device: str = "auto"
@@ -141,7 +188,7 @@ def checked(config: RunConfig) -> RunConfig:
         ConfigurationError: naming the word, what was given and what is possible.
     """
     _one_of("mode", config.mode, MODES)
-    _one_of("strategy", config.strategy, tuple(STRATEGIES))
+    strategy_named(config.strategy)
     _one_of("network.name", config.network.name, NETWORKS)
     _one_of("device", config.device, DEVICES)
     _one_of("data.slice_axis", config.data.slice_axis, SLICE_AXES)
@@ -159,6 +206,11 @@ def checked(config: RunConfig) -> RunConfig:
         ("federation.validate_every_rounds", config.federation.validate_every_rounds, 1),
         ("federation.expected_sites", config.federation.expected_sites, 1),
         ("federation.quorum", config.federation.quorum, 1),
+        ("autoencoder.width", config.autoencoder.width, 4),
+        ("autoencoder.batch_size", config.autoencoder.batch_size, 1),
+        ("autoencoder.epochs", config.autoencoder.epochs, 1),
+        ("autoencoder.steps", config.autoencoder.steps, 1),
+        ("study.jobs", config.study.jobs, 1),
         ("phantoms.exams", config.phantoms.exams, 3),
         ("phantoms.seed", config.phantoms.seed, 0),
         ("fold", config.fold, 0),
@@ -177,9 +229,16 @@ def checked(config: RunConfig) -> RunConfig:
             f"network.width is {config.network.width}; attention gates halve it, so it must be even: "
             f"try {config.network.width + 1}."
         )
-    if not 0 < config.training.learning_rate < 1:
+    for word, rate in (
+        ("training.learning_rate", config.training.learning_rate),
+        ("autoencoder.learning_rate", config.autoencoder.learning_rate),
+    ):
+        if not 0 < rate < 1:
+            raise ConfigurationError(f"{word} is {rate}; it must lie between 0 and 1 (the paper: 5e-4 or 1e-4).")
+    _check_loss(config.loss)
+    if config.mode == "federated" and config.strategy not in FEDERATED_STRATEGIES:
         raise ConfigurationError(
-            f"training.learning_rate is {config.training.learning_rate}; it must lie between 0 and 1 (the paper: 5e-4)."
+            f"strategy={config.strategy} is for mode=centralised; mode=federated knows {', '.join(FEDERATED_STRATEGIES)}."
         )
     if config.data.slice_size % 16:
         lower = config.data.slice_size // 16 * 16
@@ -198,14 +257,31 @@ def checked(config: RunConfig) -> RunConfig:
     return config
 
 
+def _check_loss(loss: LossConfig) -> None:
+    if not 0 < loss.temperature < math.inf:
+        raise ConfigurationError(f"loss.temperature is {loss.temperature}; it must be above 0 (the paper: 0.1).")
+    for entry in fields(loss):
+        weight = getattr(loss, entry.name)
+        if not 0 <= weight < math.inf:
+            raise ConfigurationError(f"loss.{entry.name} is {weight}; it must be a finite number of at least 0.")
+
+
 def _check_sites_together(config: RunConfig) -> None:
     """What can be said before any site is there, once their number is known."""
     federation = config.federation
     count = federation.expected_sites or len(federation.site_names) or len(config.sites)
     if count == 0:
         return
-    if STRATEGIES[config.strategy] is not Sharing.NOTHING:
+    source = strategy_named(config.strategy).source
+    if source is not None and config.sites and source not in config.sites:
+        raise ConfigurationError(
+            f"strategy={config.strategy} takes the site '{source}', which is none of {', '.join(config.sites)}."
+        )
+    strategy = strategy_named(config.strategy)
+    if strategy.sharing is not Sharing.NOTHING:
         share_of_batch(config.training.batch_size, count)
+    if strategy.prior:
+        share_of_batch(config.autoencoder.batch_size, count, "autoencoder.batch_size")
     if (federation.quorum or 0) > count:
         raise ConfigurationError(
             f"federation.quorum is {federation.quorum}, but {count} sites take part: it can be {count} at most."
@@ -228,7 +304,7 @@ def load_config(path: Path) -> RunConfig:
         raise ConfigurationError(f"{path} is not the configuration of a run: {error}") from None
 
 
-def share_of_batch(batch_size: int, domains: int) -> int:
+def share_of_batch(batch_size: int, domains: int, word: str = "training.batch_size") -> int:
     """Slices of each domain in a batch that is split equally (section 5 of the method; the paper, section 3.3).
 
     Raises:
@@ -237,10 +313,26 @@ def share_of_batch(batch_size: int, domains: int) -> int:
     if batch_size % domains:
         lower = max(batch_size // domains, 1) * domains
         raise ConfigurationError(
-            f"training.batch_size is {batch_size}, which {domains} domains cannot share equally: "
+            f"{word} is {batch_size}, which {domains} domains cannot share equally: "
             f"the nearest that they can are {lower} and {lower + domains}."
         )
     return batch_size // domains
+
+
+def decisive_words(config: RunConfig) -> dict[str, str]:
+    """The words of a configuration that decide a run's result, with their values."""
+    words = {}
+    for word in known_words():
+        value: object = config
+        for part in word.split("."):
+            value = getattr(value, part)
+        if not word.startswith("study.") and word not in PATIENCE and not word.endswith("_timeout_seconds"):
+            words[word] = str(value)
+    return words
+
+
+PATIENCE = ("device", "threads", "data.cache_dir", "federation.ledger", "federation.release", "experiment")
+"""Words that decide where and how patiently a run is made, and nothing of its result."""
 
 
 def known_words(schema: type = RunConfig, prefix: str = "") -> list[str]:

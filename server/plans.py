@@ -8,7 +8,7 @@ from mtmd_core.config import RunConfig, share_of_batch
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.networks.build import build_network
 from mtmd_core.parameters import partition, shapes, take
-from mtmd_core.strategies import STRATEGIES, Sharing, label_spaces
+from mtmd_core.strategies import Sharing, label_spaces, strategy_named
 from mtmd_core.wire import PLAN, SHARED, RoundPlan, SiteFacts, array_shape, encode_array, to_record
 
 from .run_store import Arrays
@@ -28,14 +28,14 @@ class Plans:
     def __init__(self, run: str, config: RunConfig, sites: Mapping[str, SiteFacts]) -> None:
         self.run = run
         self.config = config
-        self.sharing = STRATEGIES[config.strategy]
+        self.sharing = strategy_named(config.strategy).sharing
         self.sites = sorted(sites)
         self.quorum = config.federation.quorum or len(sites)
         if self.quorum > len(sites):
             raise ConfigurationError(
                 f"federation.quorum is {self.quorum}, but {len(sites)} sites take part: it can be {len(sites)} at most."
             )
-        self.spaces = label_spaces(config.strategy, {site: facts.structures for site, facts in sites.items()})
+        self.spaces = label_spaces(self.sharing, {site: facts.structures for site, facts in sites.items()})
         alone = self.sharing is Sharing.NOTHING
         self.share = share_of_batch(config.training.batch_size, 1 if alone else len(sites))
         network = build_network(config.network, self._known_domains(), config.seed)

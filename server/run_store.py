@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mtmd_core.config import RunConfig, known_words, load_config, save_config
+from mtmd_core.config import RunConfig, decisive_words, load_config, save_config
 from mtmd_core.durable import write_json, write_text
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.tensor_files import DamagedFileError, load_tensors, save_tensors
@@ -143,7 +143,9 @@ class RunStore:
         if not self.every_round or facts.get("finished", True):
             return None
         try:
-            changed = _decisive(load_config(self.folder / "config.yaml")).items() ^ _decisive(self.config).items()
+            changed = (
+                decisive_words(load_config(self.folder / "config.yaml")).items() ^ decisive_words(self.config).items()
+            )
         except ConfigurationError:
             return None
         if changed and self._checkpoint_file("last").is_file():
@@ -181,16 +183,3 @@ class RunStore:
         if facts["run"] != self.name:
             return None
         return Checkpoint(facts["round"], {name: tensor.numpy() for name, tensor in tensors.items()})
-
-
-def _decisive(config: RunConfig) -> dict[str, object]:
-    """The words of a configuration that decide a run's result, flat."""
-    patience = ("device", "threads", "data.cache_dir", "federation.ledger", "federation.release", "experiment")
-    words = {}
-    for word in known_words():
-        value: object = config
-        for part in word.split("."):
-            value = getattr(value, part)
-        if word not in patience and not word.endswith("_timeout_seconds"):
-            words[word] = str(value)
-    return words

@@ -17,7 +17,7 @@ from mtmd_core.evaluation import SiteScores, evaluate_exams
 from mtmd_core.models import ModelCard, SiteCard, save_model
 from mtmd_core.networks.build import build_network
 from mtmd_core.scores import summarise_run
-from mtmd_core.strategies import STRATEGIES, LabelSpace, Sharing, label_spaces
+from mtmd_core.strategies import LabelSpace, Sharing, label_spaces, strategy_named
 from mtmd_core.tensor_files import save_tensors
 from mtmd_core.training import Recipe, build_optimiser, train
 
@@ -41,7 +41,7 @@ def run_centralised(config: RunConfig, sites: dict[str, SiteData], folder: Path,
 
 def groups(config: RunConfig, sites: Mapping[str, SiteData]) -> list[dict[str, SiteData]]:
     """The sites that each network is trained on: all in one, or each in its own."""
-    if STRATEGIES[config.strategy] is Sharing.NOTHING:
+    if strategy_named(config.strategy).sharing is Sharing.NOTHING:
         return [{site: data} for site, data in sites.items()]
     return [dict(sites)]
 
@@ -68,7 +68,7 @@ class Pool:
             site: leave_one_out(list(data.exams), config.fold) for site, data in sites.items()
         }
         self.spaces: dict[str, LabelSpace] = label_spaces(
-            config.strategy, {site: len(data.structures) for site, data in sites.items()}
+            strategy_named(config.strategy).sharing, {site: len(data.structures) for site, data in sites.items()}
         )
         self.card = ModelCard(
             config.network,

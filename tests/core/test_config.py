@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from mtmd_core.config import compose, known_words, load_config, save_config, share_of_batch
+from mtmd_core.config import compose, decisive_words, known_words, load_config, save_config, share_of_batch
 from mtmd_core.errors import ConfigurationError
 
 
@@ -37,6 +37,11 @@ from mtmd_core.errors import ConfigurationError
         ("sites={items: /data}", "PyTorch keeps that word; try 'items_site'"),
         ("sites={training: /data}", "PyTorch keeps that word; try 'training_site'"),
         ("federation.site_names=[../x]", "'../x' cannot name a site"),
+        ("strategy=dsl_msc", "strategy=dsl_msc is for mode=centralised; mode=federated knows individual, shared, dsl."),
+        ("strategy=shared_msc", "strategy=shared_msc is impossible"),
+        ("loss.prior_weight=-1", "loss.prior_weight is -1.0; it must be a finite number of at least 0"),
+        ("loss.temperature=0", "loss.temperature is 0.0; it must be above 0"),
+        ("autoencoder.learning_rate=1", "autoencoder.learning_rate is 1.0"),
         ("strategy=dsl,shared", "cannot be composed"),
         ("strategy=[", "cannot be composed"),
     ],
@@ -92,3 +97,23 @@ def test_a_batch_is_split_equally(batch_size, domains, share):
 def test_a_batch_that_cannot_be_split_names_the_nearest_that_can(batch_size, nearest):
     with pytest.raises(ConfigurationError, match=nearest):
         share_of_batch(batch_size, 3)
+
+
+def test_a_batch_of_the_auto_encoder_must_be_shared_equally_too():
+    words = ["mode=centralised", "sites={a: /a, b: /b, c: /c, d: /d, e: /e}", "training.batch_size=20"]
+    assert compose("simulate", [*words, "strategy=dsl"]).autoencoder.batch_size == 24
+    with pytest.raises(ConfigurationError, match=r"autoencoder.batch_size is 24, which 5 .* 20 and 25"):
+        compose("simulate", [*words, "strategy=dsl_mjap"])
+
+
+def test_a_transfer_must_start_from_a_site_that_is_there():
+    words = ["mode=centralised", "sites={ankle: /a, knee: /b}"]
+    assert compose("simulate", [*words, "strategy=transfer_knee"]).strategy == "transfer_knee"
+    with pytest.raises(ConfigurationError, match="takes the site 'hip', which is none of ankle, knee"):
+        compose("simulate", [*words, "strategy=transfer_hip"])
+
+
+def test_words_that_decide_a_result_are_told_from_those_that_do_not():
+    one = compose("simulate", ["device=cpu", "threads=1", "study.jobs=2", "federation.round_timeout_seconds=5"])
+    assert decisive_words(one) == decisive_words(compose("simulate", []))
+    assert decisive_words(compose("simulate", ["loss.msc_weight=0.3"])) != decisive_words(one)

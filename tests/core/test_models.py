@@ -5,14 +5,14 @@ from mtmd_core.config import NetworkConfig
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.models import ModelCard, SiteCard, load_model, save_model
 from mtmd_core.networks.build import build_network
-from mtmd_core.strategies import label_spaces
+from mtmd_core.strategies import label_spaces, strategy_named
 from mtmd_core.tensor_files import DamagedFileError, load_tensors, save_tensors
 
 STRUCTURES = {"ankle": ("calcaneus", "talus"), "knee": ("femur",)}
 
 
 def model(strategy: str) -> tuple[torch.nn.Module, ModelCard]:
-    spaces = label_spaces(strategy, {site: len(names) for site, names in STRUCTURES.items()})
+    spaces = label_spaces(strategy_named(strategy).sharing, {site: len(names) for site, names in STRUCTURES.items()})
     sites = {site: SiteCard(spaces[site], STRUCTURES[site], axis) for axis, site in enumerate(STRUCTURES)}
     card = ModelCard(NetworkConfig(width=4), strategy, 32, sites)
     network = build_network(card.network, card.domains, seed=5)
