@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,6 +22,7 @@ def embed(features: Tensor) -> Tensor:
         features: [B, C, H, W].
 
     Returns:
-        [B, C] of unit norm.
+        [B, C] of unit norm, in float32 or wider whatever the features' dtype.
     """
-    return F.normalize(features.mean(dim=(2, 3)), dim=1)
+    pooled = features.mean(dim=(2, 3), dtype=torch.promote_types(features.dtype, torch.float32))
+    return F.normalize(pooled, dim=1)
