@@ -16,6 +16,7 @@ from mtmd_core.networks.build import build_network
 from mtmd_core.parameters import partition, put, take
 from mtmd_core.strategies import EVERY_SITE, LabelSpace, strategy_named
 from mtmd_core.training import (
+    LOSS,
     OnStep,
     Recipe,
     build_optimiser,
@@ -85,9 +86,9 @@ class Learner:
         first = (plan.round - 1) * plan.local_steps
         steps = range(first, first + plan.local_steps)
         self._round = -1  # neither one round nor the other, should training be interrupted
-        loss = train(self.network, self.optimiser, self.sources, self.recipe, steps, on_step)
+        losses = train(self.network, self.optimiser, self.sources, self.recipe, steps, on_step)
         self._round = plan.round
-        return loss
+        return losses[LOSS]
 
     def remember(self, plan: RoundPlan, state: SiteState) -> None:
         """Save the round's private state, and forget what no later visit can ask for."""

@@ -15,6 +15,7 @@ from mtmd_core.data.validation import check_dataset
 from mtmd_core.devices import choose_device, limit_threads
 from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError, DataError
+from mtmd_core.evaluation import SiteScores
 from mtmd_core.models import save_model
 from mtmd_core.networks.build import count_parameters
 from mtmd_core.strategies import FEDERATED_STRATEGIES
@@ -50,7 +51,7 @@ class Site:
         strategies: those that the site takes part in; they decide what is shared.
         on_step: called after each training step.
 
-    ``exit_code`` is set once the coordinator has said farewell; ``summary`` once the test exams were scored.
+    ``exit_code`` is set once the coordinator has said farewell; ``tested`` and ``summary`` once the test exams were scored.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Site:
     on_step: OnStep | None = None
     exit_code: int | None = None
     summary: dict | None = None
+    tested: SiteScores | None = None
     learner: Learner | None = None
     _run: str = ""
 
@@ -91,10 +93,12 @@ class Site:
         if not plan.test:
             return self._receipt(plan), self._validate(learner, plan)
         scores = learner.evaluate(plan, learner.split.test)
+        self.tested = scores
         self.summary = scores.summary | {"round": plan.round, "split": learner.split.as_dict()}
         if self.results is not None:
             save_model(self.results / "model.safetensors", learner.network, learner.card)
             write_json(self.results / "summary.json", self.summary)
+            write_json(self.results / "slice_scores.json", scores.slices)
         return self._receipt(plan), scores.metrics("test")
 
     def _validate(self, learner: Learner, plan: RoundPlan) -> Metrics:

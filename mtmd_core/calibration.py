@@ -8,7 +8,7 @@ from torch import nn
 from mtmd_core.data.batches import SliceSource, draw_batch
 from mtmd_core.networks.domain_layers import DomainBatchNorm2d
 from mtmd_core.seeds import derive_seed
-from mtmd_core.training import Recipe, to_device
+from mtmd_core.training import Recipe
 
 
 @torch.no_grad()
@@ -33,7 +33,7 @@ def calibrate(network: nn.Module, sources: Mapping[str, Sequence[SliceSource]], 
     for number in range(batches):
         for layer in layers:
             layer.momentum = 1 / (number + 1)  # so that all batches weigh alike
-        batch = to_device(draw_batch(sources, seed, number, recipe.share, augmented=False), device)
+        batch = draw_batch(sources, seed, number, recipe.share, augmented=False, device=device)
         network(batch.images, batch.shares)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum

@@ -7,16 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from mtmd_core.data.batches import Batch, SliceSource, draw_batch
-from mtmd_core.devices import autocast
-from mtmd_core.losses.cross_entropy import domain_cross_entropy
+from mtmd_core.objectives import Objective, Segmentation
 
 OnStep = Callable[[int, float], None]
 """Called after each step with the step's number and its loss."""
+LOSS = "loss"
+"""Name of the sum of all terms."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a step needs besides network and data. ``share``: slices of each site in a batch."""
+    """What a step needs besides network, data and objective. ``share``: slices of each site in a batch."""
 
     share: int
     learning_rate: float
@@ -37,41 +38,41 @@ def train(
     recipe: Recipe,
     steps: range,
     on_step: OnStep | None = None,
-) -> float:
-    """Train for the numbered steps and return their mean loss.
+    objective: Objective = Segmentation(),  # noqa: B008 - it is frozen
+) -> dict[str, float]:
+    """Train for the numbered steps; returns their mean ``loss`` and, as ``loss/<term>``, that of each of its terms.
 
     A step's batch depends on the recipe's seed and the step's number alone, so that ``range(0, 10)`` followed by
     ``range(10, 20)`` is ``range(0, 20)``.
     """
     device = next(network.parameters()).device
     network.train()
-    total = 0.0
+    totals: dict[str, float] = {}
     for step in steps:
-        batch = draw_batch(sources, recipe.seed, step, recipe.share, recipe.augment)
-        loss = train_step(network, optimiser, to_device(batch, device), recipe.autocast)
-        total += loss
+        batch = draw_batch(sources, recipe.seed, step, recipe.share, recipe.augment, device)
+        losses = train_step(network, optimiser, batch, recipe.autocast, objective)
+        for name, value in losses.items():
+            totals[name] = totals.get(name, 0.0) + value
         if on_step is not None:
-            on_step(step, loss)
-    return total / len(steps)
+            on_step(step, losses[LOSS])
+    return {name: total / len(steps) for name, total in totals.items()}
 
 
-def train_step(network: nn.Module, optimiser: torch.optim.Optimizer, batch: Batch, bf16: bool = False) -> float:
-    """One optimisation step on one batch; returns its loss (Eq. 1)."""
+def train_step(
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    batch: Batch,
+    bf16: bool = False,
+    objective: Objective = Segmentation(),  # noqa: B008 - it is frozen
+) -> dict[str, float]:
+    """One optimisation step on one batch; returns the loss and its terms, named as by :func:`train`."""
     optimiser.zero_grad(set_to_none=True)
-    with autocast(batch.images.device, bf16):
-        output = network(batch.images, batch.shares)
-    loss = domain_cross_entropy(output.logits, batch.labels)
+    terms = objective(network, batch, bf16)
+    loss = torch.stack(list(terms.values())).sum()
     loss.backward()
     optimiser.step()
-    return float(loss.detach())
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on ``device``."""
-    if batch.images.device == device:
-        return batch
-    labels = {domain: label.to(device, non_blocking=True) for domain, label in batch.labels.items()}
-    return Batch(batch.images.to(device, non_blocking=True), labels, batch.shares)
+    values = torch.stack([loss, *terms.values()]).tolist()  # one wait for the device, not one a term
+    return dict(zip([LOSS, *(f"{LOSS}/{name}" for name in terms)], values, strict=True))
 
 
 def optimiser_tensors(network: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -96,5 +97,11 @@ def load_optimiser_tensors(network: nn.Module, optimiser: torch.optim.Optimizer,
         name, _, quantity = key.rpartition("/")
         if name not in parameters:
             raise ValueError(f"the optimiser's state has '{key}', but the network has no parameter '{name}'")
-        # A fused optimiser wants its counters of steps beside the parameters too.
-        optimiser.state[parameters[name]][quantity] = value.to(parameters[name].device, copy=True)
+        parameter = parameters[name]
+        # A fused optimiser walks through memory: what belongs to a parameter must lie as it does, and beside it.
+        kept = (
+            torch.empty_like(parameter, dtype=value.dtype)
+            if value.shape == parameter.shape
+            else value.to(parameter.device, copy=True)
+        )
+        optimiser.state[parameter][quantity] = kept.copy_(value)

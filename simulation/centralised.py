@@ -1,131 +1,165 @@
-"""The paper's strategies on pooled data."""
+"""The paper's strategies on pooled data: the auto-encoder first where there is one, then segmentation."""
 
-import json
-import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from mtmd_core.config import RunConfig, share_of_batch
+from mtmd_core.config import NetworkConfig, RunConfig
 from mtmd_core.data.site_data import SiteData
-from mtmd_core.data.split import Split, leave_one_out
 from mtmd_core.devices import choose_device
-from mtmd_core.errors import RunFailedError
-from mtmd_core.evaluation import SiteScores, evaluate_exams
-from mtmd_core.models import ModelCard, SiteCard, save_model
+from mtmd_core.errors import ConfigurationError
+from mtmd_core.evaluation import SiteScores
+from mtmd_core.models import load_model, save_model
+from mtmd_core.networks.autoencoder import Autoencoder
 from mtmd_core.networks.build import build_network
+from mtmd_core.objectives import ContrastTerm, PriorTerm, Reconstruction, Segmentation
 from mtmd_core.scores import summarise_run
-from mtmd_core.strategies import LabelSpace, Sharing, label_spaces, strategy_named
-from mtmd_core.tensor_files import save_tensors
-from mtmd_core.training import Recipe, build_optimiser, train
+from mtmd_core.seeds import derive_seed
+from mtmd_core.strategies import Contrast, Sharing, strategy_named
+from mtmd_core.transfer import transfer_weights
 
-from .progress import VALIDATION_DICE, RunDisplay
+from .fit import Trainee, fit, forget_checkpoints, forget_unfinished_lines
+from .pool import Pool
+from .progress import RunDisplay
+
+AUTOENCODER = "autoencoder"
 
 
-def run_centralised(config: RunConfig, sites: dict[str, SiteData], folder: Path, display: RunDisplay) -> dict:
-    """Train the strategy's network or networks, test them, and return the run's summary."""
-    summaries: dict[str, dict] = {}
-    (folder / "round_metrics.jsonl").unlink(missing_ok=True)  # of an earlier run in the same folder
+def run_centralised(
+    config: RunConfig, sites: dict[str, SiteData], folder: Path, display: RunDisplay
+) -> tuple[dict, dict[str, SiteScores]]:
+    """Train the strategy's network or networks and test them; returns the run's summary and its test scores by site."""
+    forget_unfinished_lines(folder)
+    strategy = strategy_named(config.strategy)
+    prior = trained_prior(config, sites, folder, display) if strategy.prior else None
+    objective = Segmentation(contrast_term(config, strategy.contrast), prior)
+    scores: dict[str, SiteScores] = {}
+    chosen: dict[str, int] = {}
+    origin: nn.Module | None = None
     for group in groups(config, sites):
-        pool = Pool(config, group, choose_device(config.device))
-        name = next(iter(group)) if len(group) < len(sites) else "all_sites"
+        pool = Pool(config, group)
+        name = next(iter(group)) if len(group) < len(sites) or len(sites) == 1 else "all_sites"
         display.stage(f"training {name}")
-        chosen = pool.fit(folder, name, display)
-        for site, scores in pool.evaluate("test").items():
-            summaries[site] = scores.summary | {"step": chosen, "split": pool.splits[site].as_dict()}
-        save_model(folder / "models" / f"{name}.safetensors", pool.network, pool.card)
-    return summarise_run(summaries)
+        network = build_network(config.network, pool.classes, config.seed)
+        if origin is not None:
+            transfer_weights(origin, strategy.source, network, name)
+        network = placed(network, config)
+        chosen |= dict.fromkeys(group, _fit_segmentation(pool, network, objective, name, folder, display))
+        save_model(folder / "models" / f"{name}.safetensors", network, pool.card)
+        if strategy.source in group:
+            origin = network
+        else:
+            scores |= pool.evaluate(network, "test")
+    summaries = {
+        site: own.summary | {"step": chosen[site], "split": Pool(config, {site: sites[site]}).splits[site].as_dict()}
+        for site, own in scores.items()
+    }
+    forget_checkpoints(folder)
+    return summarise_run(summaries), scores
 
 
 def groups(config: RunConfig, sites: Mapping[str, SiteData]) -> list[dict[str, SiteData]]:
-    """The sites that each network is trained on: all in one, or each in its own."""
-    if strategy_named(config.strategy).sharing is Sharing.NOTHING:
-        return [{site: data} for site, data in sites.items()]
-    return [dict(sites)]
+    """The sites that each network is trained on, in the order of training: all in one, or each in its own, a transfer's
+    source first."""
+    strategy = strategy_named(config.strategy)
+    if strategy.sharing is not Sharing.NOTHING:
+        return [dict(sites)]
+    order = sorted(sites, key=lambda site: (site != strategy.source, list(sites).index(site)))
+    return [{site: sites[site]} for site in order]
 
 
-def steps_of(config: RunConfig, group: Mapping[str, SiteData]) -> int:
-    """Training steps for one network: as configured, or epochs of ceil(Σ n_k / batch) steps (section 5)."""
-    if config.training.steps is not None:
-        return config.training.steps
-    slices = sum(
-        len(data.exams[name].images)
-        for data in group.values()
-        for name in leave_one_out(list(data.exams), config.fold).train
+def total_steps(config: RunConfig, sites: Mapping[str, SiteData]) -> int:
+    """Training steps of the whole run, over all its networks."""
+    steps = sum(Pool(config, group).steps(config.training) for group in groups(config, sites))
+    if strategy_named(config.strategy).prior and config.autoencoder.model is None:
+        steps += Pool(config, sites).steps(config.autoencoder)
+    return steps
+
+
+def contrast_term(config: RunConfig, contrast: Contrast, weight: float | None = None) -> ContrastTerm | None:
+    """The contrastive term that a strategy asks for, with the weight of the configuration unless one is given."""
+    loss = config.loss
+    if contrast is Contrast.NONE:
+        return None
+    single = contrast is Contrast.SINGLE_SCALE
+    own = loss.ssc_weight if single else loss.msc_weight
+    return ContrastTerm(own if weight is None else weight, loss.temperature, single)
+
+
+def trained_prior(config: RunConfig, sites: dict[str, SiteData], folder: Path, display: RunDisplay) -> PriorTerm:
+    """The anatomical prior: the auto-encoder from the configured file, or trained here first; frozen.
+
+    Raises:
+        ConfigurationError: if the file's auto-encoder was made for other label spaces.
+    """
+    pool = Pool(config, sites)
+    if config.autoencoder.model is not None:
+        autoencoder = _autoencoder_from_file(Path(config.autoencoder.model), pool)
+    else:
+        autoencoder = _fit_autoencoder(config, pool, folder, display)
+    return PriorTerm(placed(autoencoder, config), pool.classes, config.loss.prior_weight)
+
+
+def placed(network: nn.Module, config: RunConfig) -> nn.Module:
+    """The network on its device, in the memory layout of the configuration."""
+    layout = torch.channels_last if config.training.channels_last else torch.preserve_format
+    network = network.to(choose_device(config.device), memory_format=layout)
+    if config.training.compile:
+        network.compile()
+    return network
+
+
+def _fit_segmentation(
+    pool: Pool, network: nn.Module, objective: Segmentation, name: str, folder: Path, display: RunDisplay
+) -> int:
+    training = pool.config.training
+    trainee = Trainee(
+        name,
+        network,
+        objective,
+        pool.sources,
+        pool.recipe(training, pool.config.seed),
+        pool.steps(training),
+        training.validate_every_steps,
+        lambda: pool.validate(network),
     )
-    return config.training.epochs * math.ceil(slices / config.training.batch_size)
+    return fit(trainee, folder, display)
 
 
-class Pool:
-    """One network and the pooled training data of the sites that it serves."""
+def _fit_autoencoder(config: RunConfig, pool: Pool, folder: Path, display: RunDisplay) -> Autoencoder:
+    display.stage("training auto-encoder")
+    own = config.autoencoder
+    card = replace(pool.card, network=NetworkConfig(AUTOENCODER, own.width))
+    seed = derive_seed(config.seed, AUTOENCODER)
+    network = placed(build_network(card.network, pool.classes, seed), config)
+    contrast = contrast_term(
+        config, strategy_named(config.strategy).autoencoder_contrast, config.loss.autoencoder_msc_weight
+    )
+    trainee = Trainee(
+        AUTOENCODER,
+        network,
+        Reconstruction(pool.classes, contrast),
+        pool.sources,
+        pool.recipe(own, seed),
+        pool.steps(own),
+        config.training.validate_every_steps,
+        lambda: pool.validate_reconstruction(network),
+    )
+    fit(trainee, folder, display)
+    save_model(folder / "models" / f"{AUTOENCODER}.safetensors", network, card)
+    return network
 
-    def __init__(self, config: RunConfig, sites: Mapping[str, SiteData], device: torch.device) -> None:
-        self.config = config
-        self.sites = sites
-        self.splits: dict[str, Split] = {
-            site: leave_one_out(list(data.exams), config.fold) for site, data in sites.items()
-        }
-        self.spaces: dict[str, LabelSpace] = label_spaces(
-            strategy_named(config.strategy).sharing, {site: len(data.structures) for site, data in sites.items()}
+
+def _autoencoder_from_file(path: Path, pool: Pool) -> Autoencoder:
+    network, card = load_model(path)
+    if card.network.name != AUTOENCODER:
+        raise ConfigurationError(f"autoencoder.model={path} holds a {card.network.name}, not an auto-encoder.")
+    if card.domains != pool.classes:
+        raise ConfigurationError(
+            f"autoencoder.model={path} was trained for classes {card.domains}; this run needs {pool.classes}: give the "
+            "model of a run with the same sites and sharing, or none to train one."
         )
-        self.card = ModelCard(
-            config.network,
-            config.strategy,
-            config.data.slice_size,
-            {site: SiteCard(self.spaces[site], data.structures, data.axis) for site, data in sites.items()},
-        )
-        self.network: nn.Module = build_network(config.network, self.card.domains, config.seed).to(device)
-        self.sources: dict[str, list] = {}
-        for site, data in sites.items():
-            space = self.spaces[site]
-            source = data.source(self.splits[site].train, space.offset)
-            self.sources.setdefault(space.domain, []).append(source)
-
-    def fit(self, folder: Path, name: str, display: RunDisplay) -> int:
-        """Train, and keep the state with the best mean validation Dice; returns the step that it was reached after.
-
-        Writes lines into ``round_metrics.jsonl`` and each best state into ``checkpoints/<name>.safetensors``.
-        """
-        training, total = self.config.training, steps_of(self.config, self.sites)
-        recipe = Recipe(
-            share_of_batch(training.batch_size, len(self.sites)),
-            training.learning_rate,
-            self.config.seed,
-            training.augment,
-            training.autocast,
-        )
-        optimiser = build_optimiser(self.network, training.learning_rate)
-        best, best_step, best_state = -1.0, 0, {}
-        for round_, start in enumerate(range(0, total, training.validate_every_steps), start=1):
-            stop = min(start + training.validate_every_steps, total)
-            loss = train(self.network, optimiser, self.sources, recipe, range(start, stop), display.step)
-            if not math.isfinite(loss):
-                raise RunFailedError(f"the loss of steps {start} to {stop} is {loss}: lower training.learning_rate.")
-            scores = self.evaluate("validation")
-            mean = sum(score.dice for score in scores.values()) / len(scores)
-            if mean > best:
-                best, best_step = mean, stop
-                best_state = {key: value.clone() for key, value in self.network.state_dict().items()}
-                save_tensors(folder / "checkpoints" / f"{name}.safetensors", best_state, {"step": stop})
-            lines = [
-                {"round": round_, "site": site, "step": stop, "loss": loss, **score.metrics("validation")}
-                for site, score in scores.items()
-            ]
-            with open(folder / "round_metrics.jsonl", "a", encoding="utf-8") as file:
-                file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
-            display.scores(f"step {stop}/{total}, loss {loss:.4f}", _dice_only(scores))
-        self.network.load_state_dict(best_state)
-        return best_step
-
-    def evaluate(self, part: str) -> dict[str, SiteScores]:
-        """Every site's scores on its validation or test exams."""
-        return {
-            site: evaluate_exams(self.network, self.spaces[site], data, getattr(self.splits[site], part))
-            for site, data in self.sites.items()
-        }
-
-
-def _dice_only(scores: Mapping[str, SiteScores]) -> dict[str, dict[str, float]]:
-    return {site: {VALIDATION_DICE: score.dice} for site, score in scores.items()}
+    return network

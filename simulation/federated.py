@@ -12,6 +12,7 @@ from mtmd_core.arrays import keep_memory
 from mtmd_core.config import RunConfig
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.devices import choose_device
+from mtmd_core.evaluation import SiteScores
 from mtmd_core.models import save_model
 from mtmd_core.scores import summarise_run
 from server.app import Outcome, coordinate
@@ -21,8 +22,10 @@ from .grid import InProcessGrid
 from .progress import RunDisplay
 
 
-def run_federated(config: RunConfig, sites: dict[str, SiteData], folder: Path, display: RunDisplay) -> dict:
-    """Run the federation; returns the full summary, which no single party of a real one has."""
+def run_federated(
+    config: RunConfig, sites: dict[str, SiteData], folder: Path, display: RunDisplay
+) -> tuple[dict, dict[str, SiteScores]]:
+    """Run the federation; returns the full summary, which no single party of a real one has, and the sites' test scores."""
     logging.getLogger("flwr").setLevel(logging.WARNING)
     keep_memory()
     members = {name: build_site(config, data, folder, display) for name, data in sites.items()}
@@ -30,10 +33,11 @@ def run_federated(config: RunConfig, sites: dict[str, SiteData], folder: Path, d
     outcome = federate(config, members, folder, display)
     for name, site in members.items():
         save_model(folder / "models" / f"{name}.safetensors", site.learner.network, site.learner.card)
-    return summarise_run({name: site.summary for name, site in members.items()}) | {
+    summary = summarise_run({name: site.summary for name, site in members.items()}) | {
         "rounds": config.federation.rounds,
         "chosen_round": outcome.checkpoint.round,
     }
+    return summary, {name: site.tested for name, site in members.items()}
 
 
 def federate(config: RunConfig, members: dict[str, Site], folder: Path, display: RunDisplay) -> Outcome:

@@ -57,6 +57,11 @@ class RunDisplay:
         self._stage = name
         self._bar.update(self._task, stage=name)
 
+    def skip(self, steps: int) -> None:
+        """Steps that an earlier call has made already."""
+        self._steps -= steps
+        self._bar.update(self._task, total=self._steps)
+
     def step(self, _step: int, loss: float) -> None:
         """One training step is done."""
         self._done += 1

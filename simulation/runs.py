@@ -1,37 +1,69 @@
 """One run: data that are ready, a configuration, and the files that the run leaves."""
 
+import json
 import time
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from mtmd_core.config import RunConfig, save_config
+from mtmd_core.config import RunConfig, decisive_words, load_config, save_config
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.durable import write_json
+from mtmd_core.errors import ConfigurationError
 
-from .centralised import groups, run_centralised, steps_of
+from .centralised import run_centralised, total_steps
 from .federated import run_federated
 from .progress import RunDisplay
 
+CONFIG, SUMMARY, SLICE_SCORES = "config.yaml", "summary.json", "slice_scores.json"
+"""What every run leaves: its configuration, its scores, and the 2D scores of every slice of its test exams."""
+
 
 def run(config: RunConfig, sites: dict[str, SiteData], folder: Path, console: Console) -> dict:
-    """One run over sites that are ready."""
+    """One run over sites that are ready; one that was made in this folder before is not made again.
+
+    Raises:
+        ConfigurationError: if the folder holds another run.
+    """
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    save_config(config, folder / "config.yaml")
+    finished = _finished(config, folder)
+    if finished is not None:
+        console.print(f"this run was made before; to make it again, remove {folder}", markup=False)
+        _print_scores(finished, folder, console)
+        return finished
+    save_config(config, folder / CONFIG)
     federation = config.federation
     if config.mode == "federated":
         train, steps = run_federated, federation.rounds * federation.local_steps * len(sites)
     else:
-        train, steps = run_centralised, sum(steps_of(config, group) for group in groups(config, sites))
+        train, steps = run_centralised, total_steps(config, sites)
     with RunDisplay(steps, console) as display:
-        summary = train(config, sites, folder, display)
+        summary, scores = train(config, sites, folder, display)
     facts = {"mode": config.mode, "strategy": config.strategy, "network": config.network.name, "fold": config.fold}
     summary = facts | {"seed": config.seed, "seconds": round(time.monotonic() - started, 1)} | summary
-    write_json(folder / "summary.json", summary)
+    write_json(folder / SLICE_SCORES, {site: own.slices for site, own in scores.items()})
+    write_json(folder / SUMMARY, summary)
     _print_scores(summary, folder, console)
     return summary
+
+
+def _finished(config: RunConfig, folder: Path) -> dict | None:
+    """The summary of this very run, if the folder holds it."""
+    if not (folder / CONFIG).is_file():
+        return None
+    words, others = decisive_words(config), decisive_words(load_config(folder / CONFIG))
+    changed = sorted(word for word in words if words[word] != others.get(word))
+    if changed:
+        shown = ", ".join(f"{word} was {others.get(word)}, is {words[word]}" for word in changed[:3])
+        raise ConfigurationError(
+            f"{folder} holds another run ({shown}): give the same words to go on with it, or another folder "
+            "(hydra.run.dir=, or hydra.sweep.subdir= in a multirun)."
+        )
+    if not (folder / SUMMARY).is_file():
+        return None
+    return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
 
 
 def _print_scores(summary: dict, folder: Path, console: Console) -> None:

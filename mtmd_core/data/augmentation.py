@@ -10,24 +10,18 @@ ROTATION_DEGREES = 22.5
 SHIFT_FRACTION = 0.1
 
 
-def augment(images: Tensor, labels: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rotate by up to ±22.5°, shift by up to ±10 %, and flip in both directions, each image by its own draw.
+def move(images: Tensor, labels: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Apply affine maps to images (linear) and labels (nearest), on the device where these are.
+
+    What comes from outside an image is its own minimum (air in MR) and background.
 
     Args:
         images: [B, C, H, W], float.
         labels: [B, H, W], integers.
-        random: stream of the draws, on the CPU whatever the images' device.
+        maps: [B, 2, 3], as :func:`draw_geometry` makes them.
 
     Returns:
         New tensors of the same shapes and dtypes.
-    """
-    return move(images, labels, draw_geometry(len(images), random))
-
-
-def move(images: Tensor, labels: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Apply affine maps [B, 2, 3], as :func:`draw_geometry` makes them, to images (linear) and labels (nearest).
-
-    What comes from outside an image is its own minimum (air in MR) and background.
     """
     grid = F.affine_grid(maps.to(images), [len(images), 1, *images.shape[2:]], align_corners=False)
     floor = images.amin(dim=(1, 2, 3), keepdim=True)
@@ -36,7 +30,15 @@ def move(images: Tensor, labels: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def draw_geometry(count: int, random: torch.Generator) -> Tensor:
-    """Affine maps [count, 2, 3] from output to input coordinates, both in −1 … 1 over a square slice."""
+    """Rotations by up to ±22.5°, shifts by up to ±10 % and flips in both directions, each image by its own draw.
+
+    Args:
+        count: of images.
+        random: stream of the draws, on the CPU.
+
+    Returns:
+        Affine maps [count, 2, 3] from output to input coordinates, both in −1 … 1 over a square slice.
+    """
     draws = torch.rand(count, 5, generator=random)
     angle = (2 * draws[:, 0] - 1) * math.radians(ROTATION_DEGREES)
     shift = (2 * draws[:, 1:3] - 1) * (2 * SHIFT_FRACTION)

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from mtmd_core.seeds import derive_seed, generator
 
-from .augmentation import augment
+from .augmentation import draw_geometry, move
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class SliceSource:
     def __len__(self) -> int:
         return len(self._places)
 
-    def draw(self, seed: int, step: int, count: int, augmented: bool) -> tuple[Tensor, Tensor]:
-        """The ``count`` slices of step ``step``: images [count, 1, H, W] and labels [count, H, W].
+    def pick(self, seed: int, step: int, count: int) -> tuple[Tensor, Tensor]:
+        """The ``count`` slices of step ``step`` as they are: images [count, 1, H, W] and labels [count, H, W].
 
         Steps walk through one random order of all slices after another, so that every slice is seen once before any is
         seen again.
@@ -55,11 +57,11 @@ class SliceSource:
         places = [self._places[index] for index in self._order(seed, step * count, count)]
         images = torch.from_numpy(np.stack([self._images[exam][index] for exam, index in places]))[:, None]
         labels = torch.from_numpy(np.stack([self._labels[exam][index] for exam, index in places]))
-        if augmented:
-            images, labels = augment(images, labels, generator(seed, "augmentation", self.site, step))
-        if self.offset:
-            labels = torch.where(labels > 0, labels + self.offset, labels)
-        return images, labels
+        return images, torch.where(labels > 0, labels + self.offset, labels) if self.offset else labels
+
+    def geometry(self, seed: int, step: int, count: int) -> Tensor:
+        """How the slices of step ``step`` are moved, [count, 2, 3]."""
+        return draw_geometry(count, generator(seed, "augmentation", self.site, step))
 
     def _order(self, seed: int, start: int, count: int) -> list[int]:
         total = len(self)
@@ -70,20 +72,25 @@ class SliceSource:
 
 
 def draw_batch(
-    sources: Mapping[str, Sequence[SliceSource]], seed: int, step: int, share: int, augmented: bool = True
+    sources: Mapping[str, Sequence[SliceSource]],
+    seed: int,
+    step: int,
+    share: int,
+    augmented: bool = True,
+    device: torch.device = CPU,
 ) -> Batch:
-    """A batch with ``share`` slices of every site, grouped by domain.
+    """A batch with ``share`` slices of every site, grouped by domain, moved there in one go on ``device``.
 
     Args:
         sources: domain → the sites that belong to it (one each, except where one domain serves every site).
     """
-    images, labels, shares = [], {}, {}
-    for domain, members in sources.items():
-        drawn = [source.draw(seed, step, share, augmented) for source in members]
-        images += [image for image, _ in drawn]
-        labels[domain] = torch.cat([label for _, label in drawn])
-        shares[domain] = share * len(members)
-    return Batch(torch.cat(images), labels, shares)
+    members = [source for each in sources.values() for source in each]
+    picked = [source.pick(seed, step, share) for source in members]
+    images, labels = (torch.cat(parts).to(device, non_blocking=True) for parts in zip(*picked, strict=True))
+    if augmented:
+        images, labels = move(images, labels, torch.cat([source.geometry(seed, step, share) for source in members]))
+    shares = {domain: share * len(each) for domain, each in sources.items()}
+    return Batch(images, dict(zip(shares, labels.split(list(shares.values())), strict=True)), shares)
 
 
 @lru_cache(maxsize=64)

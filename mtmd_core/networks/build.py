@@ -10,8 +10,11 @@ from mtmd_core.config import NetworkConfig
 from mtmd_core.seeds import generator
 
 from .att_unet import AttUNet
+from .autoencoder import Autoencoder
 from .domain_layers import DomainOutput
 
+NETWORKS: dict[str, type[nn.Module]] = {"att_unet": AttUNet, "autoencoder": Autoencoder}
+"""Networks by the names that configurations and models use."""
 FOREGROUND_PRIOR = 0.05
 """Share of foreground pixels that an untrained network expects."""
 OUTPUT_SPREAD = 0.1
@@ -26,7 +29,7 @@ def build_network(config: NetworkConfig, domains: Mapping[str, int], seed: int) 
         domains: domain → number of classes, background included; empty for shared layers only.
         seed: of the run; see :func:`initialise`.
     """
-    network = AttUNet(domains, width=config.width)
+    network = NETWORKS[config.name](domains, config.width)
     initialise(network, seed)
     return network
 
@@ -34,7 +37,7 @@ def build_network(config: NetworkConfig, domains: Mapping[str, int], seed: int) 
 def count_parameters(config: NetworkConfig) -> int:
     """Shared parameters of a network, counted without allocating any of them."""
     with torch.device("meta"):
-        network = AttUNet({}, width=config.width)
+        network = NETWORKS[config.name]({}, config.width)
     return sum(parameter.numel() for parameter in network.parameters())
 
 

@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import map_coordinates
 from torch.nn import functional as F
 
-from mtmd_core.data.augmentation import augment, draw_geometry, move, sample_nearest
+from mtmd_core.data.augmentation import draw_geometry, move, sample_nearest
 from mtmd_core.seeds import generator
 
 IDENTITY = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
@@ -16,6 +16,10 @@ def example(count: int = 3, size: int = 32) -> tuple[torch.Tensor, torch.Tensor]
     random = torch.Generator().manual_seed(0)
     images = torch.randn(count, 1, size, size, generator=random)
     return images, torch.randint(0, 5, (count, size, size), generator=random, dtype=torch.uint8)
+
+
+def augment(images: torch.Tensor, labels: torch.Tensor, random: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    return move(images, labels, draw_geometry(len(images), random))
 
 
 def geometry(x: tuple[float, float, float], y: tuple[float, float, float]) -> torch.Tensor:

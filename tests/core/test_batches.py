@@ -21,6 +21,11 @@ def source(site: str, offset: int = 0) -> SliceSource:
     return SliceSource(site, images, labels, offset)
 
 
+def draw(source: SliceSource, seed: int, step: int, share: int, augmented: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    batch = draw_batch({source.site: [source]}, seed, step, share, augmented)
+    return batch.images, batch.labels[source.site]
+
+
 def numbers(drawn: tuple[torch.Tensor, torch.Tensor]) -> list[int]:
     return drawn[0][:, 0, 0, 0].int().tolist()
 
@@ -30,7 +35,7 @@ def test_each_slice_is_seen_once_before_any_is_seen_again(site, share):
     stream = source(site)
     total = len(stream)
     assert total == sum(SLICES[site])
-    seen = [number for step in range(2 * total) for number in numbers(stream.draw(0, step, share, False))]
+    seen = [number for step in range(2 * total) for number in numbers(draw(stream, 0, step, share, False))]
     rounds = [seen[start : start + total] for start in range(0, len(seen), total)]
     assert all(Counter(each) == Counter(range(total)) for each in rounds[: 2 * share])
     assert len(set(map(tuple, rounds))) > 1  # shuffled anew
@@ -39,8 +44,8 @@ def test_each_slice_is_seen_once_before_any_is_seen_again(site, share):
 @pytest.mark.parametrize("augmented", [False, True])
 def test_a_step_draws_the_same_whatever_was_drawn_before(augmented):
     forward, backward = source("ankle"), source("ankle")
-    first = [forward.draw(3, step, 4, augmented) for step in range(12)]
-    second = [backward.draw(3, step, 4, augmented) for step in reversed(range(12))][::-1]
+    first = [draw(forward, 3, step, 4, augmented) for step in range(12)]
+    second = [draw(backward, 3, step, 4, augmented) for step in reversed(range(12))][::-1]
     for one, two in zip(first, second, strict=True):
         assert torch.equal(one[0], two[0])
         assert torch.equal(one[1], two[1])
@@ -48,18 +53,18 @@ def test_a_step_draws_the_same_whatever_was_drawn_before(augmented):
 
 def test_seeds_sites_and_steps_draw_differently():
     drawn = [
-        source("ankle").draw(0, 0, 7, True)[0],
-        source("ankle").draw(1, 0, 7, True)[0],
-        source("ankle").draw(0, 1, 7, True)[0],
+        draw(source("ankle"), 0, 0, 7, True)[0],
+        draw(source("ankle"), 1, 0, 7, True)[0],
+        draw(source("ankle"), 0, 1, 7, True)[0],
     ]
     assert not any(torch.equal(one, two) for i, one in enumerate(drawn) for two in drawn[:i])
     namesake = SliceSource("heel", source("ankle")._images, source("ankle")._labels)
-    assert numbers(namesake.draw(0, 0, 7, False)) != numbers(source("ankle").draw(0, 0, 7, False))
+    assert numbers(draw(namesake, 0, 0, 7, False)) != numbers(draw(source("ankle"), 0, 0, 7, False))
 
 
 def test_sites_with_the_same_slice_move_it_differently():
     slices = [np.random.default_rng(0).standard_normal((1, 8, 8)).astype(np.float32)], [np.zeros((1, 8, 8), np.uint8)]
-    ankle, knee = (SliceSource(site, *slices).draw(0, 0, 1, True)[0] for site in ("ankle", "knee"))
+    ankle, knee = (draw(SliceSource(site, *slices), 0, 0, 1, True)[0] for site in ("ankle", "knee"))
     assert not torch.equal(ankle, knee)
 
 

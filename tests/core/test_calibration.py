@@ -3,7 +3,7 @@ import torch
 
 from mtmd_core.calibration import calibrate
 from mtmd_core.config import NetworkConfig
-from mtmd_core.data.batches import SliceSource
+from mtmd_core.data.batches import SliceSource, draw_batch
 from mtmd_core.networks.build import build_network
 from mtmd_core.networks.domain_layers import DomainBatchNorm2d
 from mtmd_core.training import Recipe
@@ -61,6 +61,11 @@ def _order(slices: SliceSource) -> list[int]:
     """The order in which four batches of three visit the slices, found by drawing them."""
     from mtmd_core.seeds import derive_seed
 
-    drawn = torch.cat([slices.draw(derive_seed(5, "calibration"), step, 3, False)[0] for step in range(4)])[:, 0]
+    drawn = torch.cat(
+        [
+            draw_batch({"ankle": [slices]}, derive_seed(5, "calibration"), step, 3, augmented=False).images
+            for step in range(4)
+        ]
+    )[:, 0]
     stack = torch.from_numpy(slices._images[0])
     return [int((stack == image).all(dim=(1, 2)).nonzero()) for image in drawn]

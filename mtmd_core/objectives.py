@@ -1,0 +1,117 @@
+"""What a network is trained for: the sums of weighted losses of Eq. 6 and Eq. 8."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mtmd_core.data.batches import Batch
+from mtmd_core.devices import autocast
+from mtmd_core.losses.anatomical_prior import anatomical_prior_loss
+from mtmd_core.losses.contrastive import contrastive_loss
+from mtmd_core.losses.cross_entropy import domain_cross_entropy
+from mtmd_core.networks.autoencoder import Autoencoder, one_hot
+from mtmd_core.networks.output import NetworkOutput
+
+Objective = Callable[[nn.Module, Batch, bool], dict[str, Tensor]]
+"""(network, batch, whether to use bfloat16) → each term of the loss by name, weighted: their sum is minimised."""
+
+CROSS_ENTROPY, CONTRAST, PRIOR = "cross_entropy", "contrast", "prior"
+"""Names of the terms."""
+BOTTLENECK = 4
+"""Index of s5 among the nine scales."""
+
+
+@dataclass(frozen=True)
+class ContrastTerm:
+    """``weight · L_MSC``, or ``weight · L_SSC`` where ``single_scale`` is set (Eq. 5)."""
+
+    weight: float
+    temperature: float
+    single_scale: bool = False
+
+    def __call__(self, output: NetworkOutput, shares: Mapping[str, int]) -> Tensor:
+        scales = [output.embeddings[BOTTLENECK]] if self.single_scale else output.embeddings
+        counts = torch.tensor(list(shares.values()), device=scales[0].device)
+        domains = torch.arange(len(shares), device=counts.device).repeat_interleave(counts, output_size=len(scales[0]))
+        return self.weight * contrastive_loss(scales, domains, self.temperature)
+
+
+class PriorTerm:
+    """``weight · L_MJAP`` (Eq. 7) under a frozen auto-encoder: its parameters, running statistics and DSBN never change.
+
+    Args:
+        autoencoder: trained; it is put into evaluation mode and out of reach of any gradient.
+        classes: domain → number of classes.
+        weight: λ3.
+    """
+
+    def __init__(self, autoencoder: Autoencoder, classes: Mapping[str, int], weight: float) -> None:
+        self.autoencoder = autoencoder.eval().requires_grad_(False)
+        self.classes = dict(classes)
+        self.weight = weight
+
+    def __call__(self, output: NetworkOutput, labels: Mapping[str, Tensor], bf16: bool = False) -> Tensor:
+        predicted = {domain: logits.float().softmax(dim=1) for domain, logits in output.logits.items()}
+        with autocast(next(iter(predicted.values())).device, bf16):
+            with torch.no_grad():
+                truth = self.autoencoder.encode(one_hot(labels, self.classes))
+            codes = self.autoencoder.encode(predicted)
+        return self.weight * anatomical_prior_loss(truth, codes)
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Eq. 8: ``L_CE + λ2 L_MSC + λ3 L_MJAP``, with the terms that there are."""
+
+    contrast: ContrastTerm | None = None
+    prior: PriorTerm | None = None
+
+    def __call__(self, network: nn.Module, batch: Batch, bf16: bool = False) -> dict[str, Tensor]:
+        with autocast(batch.images.device, bf16):
+            output = network(batch.images, batch.shares, embeddings=self.contrast is not None)
+        terms = {CROSS_ENTROPY: domain_cross_entropy(output.logits, batch.labels)}
+        if self.contrast is not None:
+            terms[CONTRAST] = self.contrast(output, batch.shares)
+        if self.prior is not None:
+            terms[PRIOR] = self.prior(output, batch.labels, bf16)
+        return terms
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Eq. 6: ``L_CE + λ1 L_MSC`` of an auto-encoder on the label maps of a batch. ``classes``: domain → number of them."""
+
+    classes: Mapping[str, int]
+    contrast: ContrastTerm | None = None
+
+    def __call__(self, network: nn.Module, batch: Batch, bf16: bool = False) -> dict[str, Tensor]:
+        with autocast(batch.images.device, bf16):
+            output = network(one_hot(batch.labels, self.classes), embeddings=self.contrast is not None)
+        terms = {CROSS_ENTROPY: domain_cross_entropy(output.logits, batch.labels)}
+        if self.contrast is not None:
+            terms[CONTRAST] = self.contrast(output, batch.shares)
+        return terms
+
+
+def gradient_norms(network: nn.Module, objective: Objective, batch: Batch) -> dict[str, float]:
+    """How strongly each weighted term pulls at the network's parameters: term → Euclidean norm of its gradient.
+
+    A term whose norm is far below cross-entropy's is inert, whatever its value. The network is left as it was: parameters,
+    running statistics and mode.
+    """
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    mode = network.training
+    network.train()
+    terms = objective(network, batch, False)
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    norms = {}
+    for name, term in terms.items():
+        gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+        norms[name] = float(torch.stack([g.float().norm() for g in gradients if g is not None]).norm())
+    network.train(mode)
+    with torch.no_grad():
+        for name, buffer in network.named_buffers():
+            buffer.copy_(buffers[name])
+    return norms
