@@ -31,6 +31,9 @@ def anatomical_prior_loss(truth: Mapping[str, Tensor], prediction: Mapping[str, 
         raise ValueError(
             f"codes are of domains {sorted(truth)} and {sorted(prediction)}; both must name the same, at least one"
         )
-    return torch.stack(
-        [(truth[domain].float() - code.float()).square().mean() for domain, code in prediction.items()]
-    ).mean()
+    terms = ((_precise(truth[domain]) - _precise(code)).square().mean() for domain, code in prediction.items())
+    return torch.stack(list(terms)).mean()
+
+
+def _precise(code: Tensor) -> Tensor:
+    return code.to(torch.promote_types(code.dtype, torch.float32))

@@ -40,5 +40,5 @@ def contrastive_loss(embeddings: Sequence[Tensor], domains: Tensor, temperature:
     others = similarity.masked_fill(itself, torch.finfo(similarity.dtype).min)
     log_share = similarity - others.logsumexp(dim=2, keepdim=True)
     positives = (domains[:, None] == domains) & ~itself  # [B, B]
-    weights = positives / positives.sum(dim=1, keepdim=True).clamp(min=1)  # 1/|P_i| at the positives of i
-    return -(torch.where(positives, log_share, 0.0) * weights).sum() / (len(shapes) * count)
+    counts = positives.sum(dim=1, keepdim=True).clamp(min=1)  # |P_i|
+    return -(torch.where(positives, log_share, 0.0) / counts).sum() / (len(shapes) * count)

@@ -127,3 +127,49 @@ def test_three_domains_in_one_pass_are_three_passes():
     for name, tensor in together.state_dict().items():
         torch.testing.assert_close(tensor, apart.state_dict()[name], rtol=0, atol=1e-10, msg=name)
     assert together.encoder[0][0].norm.domains["knee"].running_mean.abs().max() > 0
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parts_of_a_batch_are_normalised_bit_for_bit_as_by_themselves(layout, dtype):
+    """Values, gradients and running statistics of the whole batch against splitting it and joining the results."""
+    shares = {"ankle": 3, "knee": 2, "shoulder": 1}
+    random = torch.Generator().manual_seed(1)
+    batch, weights = (torch.randn(6, 5, 8, 8, generator=random).to(dtype, memory_format=layout) for _ in range(2))
+    routing = Routing()
+    ours = DomainBatchNorm2d(routing, list(shares), 5)
+    for tensor in ours.state_dict().values():
+        tensor.copy_(0.5 + torch.rand(tensor.shape, generator=random))
+    theirs = copy.deepcopy(ours)
+    one, other = batch.clone().requires_grad_(), batch.clone().requires_grad_()
+
+    ours.routing.shares = shares
+    output = ours(one)
+    (output * weights).sum().backward()
+    parts = []
+    for domain, part in zip(shares, other.split(list(shares.values())), strict=True):
+        theirs.routing.shares = {domain: len(part)}
+        parts.append(theirs(part))
+    (torch.cat(parts) * weights).sum().backward()
+
+    assert torch.equal(output, torch.cat(parts))
+    assert output.stride() == batch.stride()
+    assert torch.equal(one.grad, other.grad)
+    for (name, mine), reference in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(mine.grad, reference.grad), name
+    assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in ours.state_dict().items())
+
+
+def test_gradients_come_in_any_layout():
+    """As when what follows transposes, or sums over pixels."""
+    routing = Routing()
+    routing.shares = {"ankle": 2, "knee": 2}
+    layer = DomainBatchNorm2d(routing, ["ankle", "knee"], 3).double()
+    features = torch.randn(4, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: layer(x).transpose(2, 3).sin().mean(dim=(2, 3)), features)
+
+
+def test_one_value_a_channel_has_no_variance_and_is_refused():
+    network = AttUNet(CLASSES, width=4)
+    with pytest.raises(ValueError, match=r"one image of \(1, 1\) pixels .* put more slices of each domain"):
+        network(torch.zeros(3, 1, 16, 16), dict.fromkeys(CLASSES, 1))
