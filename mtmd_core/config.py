@@ -44,11 +44,13 @@ class NetworkConfig:
 class DataConfig:
     """How exams become slices, and which exams a fold holds back.
 
-    ``slice_axis`` is ``auto`` (coarsest spacing, ties broken by fewest slices) or 0, 1, 2 in canonical orientation.
+    ``slice_axis`` is ``auto`` (coarsest spacing, ties broken by fewest slices) or 0, 1, 2 in canonical orientation. Cut
+    exams are read from the cache as they are needed, or once and for all where ``in_memory`` is set.
     """
 
     slice_size: int = 256
     slice_axis: str = "auto"
+    in_memory: bool = False
     cache_dir: str = "${oc.env:XDG_CACHE_HOME,${oc.env:HOME}/.cache}/mtmd/slices"
 
 
@@ -331,7 +333,15 @@ def decisive_words(config: RunConfig) -> dict[str, str]:
     return words
 
 
-PATIENCE = ("device", "threads", "data.cache_dir", "federation.ledger", "federation.release", "experiment")
+PATIENCE = (
+    "device",
+    "threads",
+    "data.cache_dir",
+    "data.in_memory",
+    "federation.ledger",
+    "federation.release",
+    "experiment",
+)
 """Words that decide where and how patiently a run is made, and nothing of its result."""
 
 

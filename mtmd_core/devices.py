@@ -1,6 +1,7 @@
 """Where tensors live and how many threads work on them."""
 
 import contextlib
+import os
 
 import torch
 
@@ -25,6 +26,17 @@ def limit_threads(threads: int | None) -> None:
     """
     if threads is not None:
         torch.set_num_threads(threads)
+
+
+def be_deterministic(enabled: bool) -> None:
+    """Let CUDA repeat itself bit for bit, or choose the fastest algorithms that it finds.
+
+    PyTorch warns where an operation cannot repeat itself. The CPU does so in either case.
+    """
+    if enabled:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.use_deterministic_algorithms(enabled, warn_only=True)
+    torch.backends.cudnn.benchmark = not enabled
 
 
 def autocast(device: torch.device, enabled: bool) -> contextlib.AbstractContextManager:

@@ -48,7 +48,7 @@ def _run_with_hydra(composed: DictConfig) -> None:
 
 def simulate(config: RunConfig, folder: Path, console: Console) -> dict:
     """Run what a configuration asks for, write its files into ``folder`` and print its scores; returns the summary."""
-    from mtmd_core.devices import limit_threads
+    from mtmd_core.devices import be_deterministic, limit_threads
 
     from .data import load_sites, make_phantoms
     from .experiments import EXPERIMENTS
@@ -56,6 +56,7 @@ def simulate(config: RunConfig, folder: Path, console: Console) -> dict:
 
     logging.captureWarnings(True)
     limit_threads(config.threads)
+    be_deterministic(config.training.deterministic)
     if not config.sites:
         config.sites = make_phantoms(config, console)
     sites = load_sites(config)

@@ -29,6 +29,7 @@ def load_sites(config: RunConfig) -> dict[str, SiteData]:
                 config.data.slice_size,
                 config.data.slice_axis,
                 Path(config.data.cache_dir),
+                config.data.in_memory,
             )
         except MtmdError as error:
             raise type(error)(f"{site}: {error}") from None

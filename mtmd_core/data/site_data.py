@@ -21,7 +21,7 @@ CACHE_FORMAT = 1
 
 @dataclass(frozen=True)
 class CutExam:
-    """One exam as slices, with its ground truth in the exam's own canonical grid; arrays are memory-mapped.
+    """One exam as slices, with its ground truth in the exam's own canonical grid; arrays are memory-mapped or in memory.
 
     ``images`` [S, size, size] float32, normalised; ``labels`` [S, size, size] uint8; ``truth`` [X, Y, Z] uint8.
     """
@@ -49,19 +49,22 @@ class SiteData:
         return SliceSource(self.site, [exam.images for exam in chosen], [exam.labels for exam in chosen], offset)
 
 
-def load_site(site: str, folder: Path, slice_size: int, slice_axis: str, cache_dir: Path) -> SiteData:
+def load_site(
+    site: str, folder: Path, slice_size: int, slice_axis: str, cache_dir: Path, in_memory: bool = False
+) -> SiteData:
     """Read a site's data folder through the cache.
 
     Args:
         slice_axis: ``auto`` or ``0``, ``1``, ``2`` in canonical orientation.
         cache_dir: where cut exams are kept; an exam is cut anew when its files, the size or the axis change.
+        in_memory: whether to read cut exams whole now, or from the cache as they are needed.
 
     Raises:
         DataError: for anything in the folder that cannot be used.
     """
     dataset = load_dataset(folder)
     axis = _common_axis(dataset) if slice_axis == "auto" else int(slice_axis)
-    exams = {case.name: _cut_exam(dataset, case, axis, slice_size, cache_dir) for case in dataset.cases}
+    exams = {case.name: _cut_exam(dataset, case, axis, slice_size, cache_dir, in_memory) for case in dataset.cases}
     return SiteData(site, dataset.structures, axis, exams)
 
 
@@ -70,18 +73,21 @@ def _common_axis(dataset: Dataset) -> int:
     return common_slice_axis((grid.shape, grid.spacing_mm) for grid in grids)
 
 
-def _cut_exam(dataset: Dataset, case: Case, axis: int, size: int, cache_dir: Path) -> CutExam:
+def _cut_exam(dataset: Dataset, case: Case, axis: int, size: int, cache_dir: Path, in_memory: bool) -> CutExam:
     place = cache_dir / _fingerprint(case, dataset.structures, axis, size)
     try:
-        return _read_cache(place, case)
+        return _read_cache(place, case, in_memory)
     except (OSError, EOFError, ValueError, KeyError):  # not there yet, or cut short by a crash
         _fill_cache(place, dataset, case, axis, size)
-        return _read_cache(place, case)
+        return _read_cache(place, case, in_memory)
 
 
-def _read_cache(place: Path, case: Case) -> CutExam:
+def _read_cache(place: Path, case: Case, in_memory: bool) -> CutExam:
     facts = json.loads((place / "exam.json").read_text(encoding="utf-8"))
-    arrays = {name: np.load(place / f"{name}.npy", mmap_mode="r") for name in ("images", "labels", "truth")}
+    arrays = {
+        name: np.load(place / f"{name}.npy", mmap_mode=None if in_memory else "r")
+        for name in ("images", "labels", "truth")
+    }
     grid = SliceGrid(facts["axis"], tuple(facts["shape"]), facts["size"], (facts["content"][0], facts["content"][1]))
     return CutExam(case.name, **arrays, grid=grid, spacing_mm=tuple(facts["spacing_mm"]))
 

@@ -34,5 +34,11 @@ def domain_cross_entropy(logits: Mapping[str, Tensor], labels: Mapping[str, Tens
     terms = []
     for domain, scores in logits.items():
         precise = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
-        terms.append(F.cross_entropy(precise, labels[domain].long()) / scores.shape[1])
+        terms.append(_mean_over_pixels(precise, labels[domain].long()) / scores.shape[1])
     return torch.stack(terms).mean()
+
+
+def _mean_over_pixels(scores: Tensor, labels: Tensor) -> Tensor:
+    if scores.is_cuda and torch.are_deterministic_algorithms_enabled():  # over planes CUDA adds up in any order
+        scores, labels = scores.movedim(1, -1).flatten(0, 2), labels.flatten()
+    return F.cross_entropy(scores, labels)

@@ -107,9 +107,18 @@ def test_an_exam_that_cannot_be_used_leaves_nothing_half_cut(folder):
     assert not [name for name in cached(folder) if name.startswith(".")]
 
 
+def test_slices_in_memory_are_those_of_the_cache(folder):
+    mapped = load(folder)
+    held = load_site("ankle", folder, 16, "auto", folder.parent / "cache", in_memory=True)
+    for name, exam in mapped.exams.items():
+        assert isinstance(exam.images, np.memmap)
+        assert not isinstance(held.exams[name].images, np.memmap)
+        assert np.array_equal(exam.images, held.exams[name].images)
+
+
 def test_a_source_holds_the_slices_of_the_named_exams(folder):
     data = load(folder)
     source = data.source(["a", "c"], offset=4)
     assert (source.site, len(source)) == ("ankle", 8)
-    _, labels = source.draw(0, 0, 8, False)
+    _, labels = source.pick(0, 0, 8)
     assert set(labels.flatten().tolist()) == {0, 5, 6}

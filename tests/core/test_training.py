@@ -1,4 +1,5 @@
 import copy
+import os
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 
 from mtmd_core.config import NetworkConfig
 from mtmd_core.data.batches import SliceSource, draw_batch
-from mtmd_core.devices import autocast, choose_device
+from mtmd_core.devices import autocast, be_deterministic, choose_device
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.losses.cross_entropy import domain_cross_entropy
 from mtmd_core.networks.build import build_network
@@ -149,3 +150,14 @@ def test_autocast_is_bf16_where_enabled():
     for enabled, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         with autocast(torch.device("cpu"), enabled):
             assert (ones @ ones).dtype == dtype
+
+
+def test_deterministic_algorithms_are_asked_for_and_let_go(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        be_deterministic(True)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        be_deterministic(False)
+    assert not torch.are_deterministic_algorithms_enabled()
