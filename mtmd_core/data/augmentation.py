@@ -23,10 +23,15 @@ def move(images: Tensor, labels: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         New tensors of the same shapes and dtypes.
     """
-    grid = F.affine_grid(maps.to(images), [len(images), 1, *images.shape[2:]], align_corners=False)
-    floor = images.amin(dim=(1, 2, 3), keepdim=True)
-    moved = F.grid_sample(images - floor, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + floor
-    return moved, sample_nearest(labels, grid)
+    moved, moved_labels = torch.empty_like(images), torch.empty_like(labels)
+    at_once = 1 if images.device.type == "cpu" else len(images)  # what one image needs stays in a processor's cache
+    for part in torch.arange(len(images)).split(at_once):
+        here = slice(int(part[0]), int(part[-1]) + 1)
+        grid = F.affine_grid(maps[here].to(images), [len(part), 1, *images.shape[2:]], align_corners=False)
+        floor = images[here].amin(dim=(1, 2, 3), keepdim=True)
+        moved[here] = _sample(images[here] - floor, grid, "bilinear") + floor
+        moved_labels[here] = _sample(labels[here][:, None].float(), grid, "nearest")[:, 0]
+    return moved, moved_labels
 
 
 def draw_geometry(count: int, random: torch.Generator) -> Tensor:
@@ -47,11 +52,5 @@ def draw_geometry(count: int, random: torch.Generator) -> Tensor:
     return torch.cat([rotation * flip[:, None, :], shift[:, :, None]], dim=2)
 
 
-def sample_nearest(labels: Tensor, grid: Tensor) -> Tensor:
-    """Labels [B, H, W] at the nearest pixel of sampling points [B, H, W, 2]; background outside."""
-    batch, height, width = labels.shape
-    column = (((grid[..., 0] + 1) * width - 1) / 2).round().long()
-    row = (((grid[..., 1] + 1) * height - 1) / 2).round().long()
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    index = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).view(batch, -1)
-    return labels.view(batch, -1).gather(1, index).view_as(labels) * inside
+def _sample(images: Tensor, grid: Tensor, mode: str) -> Tensor:
+    return F.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=False)
