@@ -1,0 +1,193 @@
+"""What a training step costs: domain-specific layers, contrast and priors, and other libraries' networks.
+
+    python -m simulation.benchmarks.training_step [--size 128] [--width 32] [--batch 18] [--repeats 5] [--threads N]
+                                                  [--channels-last] [--bf16] [--only strategies|attention|efficient]
+
+Three tables, each of contenders that take turns in one process; medians of whole steps (forward, loss, backward, fused Adam).
+*strategies*: Att-UNet, the terms of the loss one after another. *attention*: Att-UNet beside MONAI's AttentionUnet of the same
+channels, by time and by time per multiply-add. *efficient*: Efficient-UNet, its K domains and output layers included, beside
+segmentation_models_pytorch's Unet with the same encoder (``pip install '.[benchmark]'``).
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mtmd_core.config import NetworkConfig
+from mtmd_core.data.batches import Batch
+from mtmd_core.devices import autocast
+from mtmd_core.losses.cross_entropy import domain_cross_entropy
+from mtmd_core.networks.build import build_network
+from mtmd_core.objectives import ContrastTerm, PriorTerm, Segmentation
+from mtmd_core.strategies import EVERY_SITE
+from mtmd_core.training import build_optimiser, train_step
+
+DOMAINS = {"ankle": 4, "knee": 5, "shoulder": 3}
+SHARED = {EVERY_SITE: 10}
+Step = Callable[[], object]
+
+
+class Bench:
+    """Builds steps that see the same batch in the same mode."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.given = arguments
+        self.layout = torch.channels_last if arguments.channels_last else torch.contiguous_format
+
+    def batch(self, classes: Mapping[str, int]) -> Batch:
+        """Random slices and labels, split equally between domains."""
+        count, size = self.given.batch, self.given.size
+        random = torch.Generator().manual_seed(0)
+        images = torch.randn(count, 1, size, size, generator=random)
+        share = count // len(classes)
+        labels = {
+            d: torch.randint(n, (share, size, size), generator=random, dtype=torch.uint8) for d, n in classes.items()
+        }
+        return Batch(images, labels, dict.fromkeys(classes, share))
+
+    def ours(self, name: str, classes: Mapping[str, int], contrast: bool = False, prior: bool = False) -> Step:
+        """A step of one of our networks, as a run makes it."""
+        network = self.placed(build_network(NetworkConfig(name, self.width(name)), classes, seed=0))
+        objective = Segmentation(
+            ContrastTerm(0.5, 0.1) if contrast else None,
+            PriorTerm(
+                self.placed(build_network(NetworkConfig("autoencoder", self.given.width), classes, 1)), classes, 0.1
+            )
+            if prior
+            else None,
+        )
+        optimiser, batch = build_optimiser(network, 5e-4), self.batch(classes)
+        return lambda: train_step(network, optimiser, batch, self.given.bf16, objective)
+
+    def theirs(self, network: nn.Module, channels: int = 1) -> Step:
+        """A step of another library's network, on one label space of ten classes."""
+        network = self.placed(network)
+        optimiser, batch = build_optimiser(network, 5e-4), self.batch(SHARED)
+        images = batch.images.repeat(1, channels, 1, 1).contiguous(memory_format=self.layout)
+
+        def step() -> float:
+            optimiser.zero_grad(set_to_none=True)
+            with autocast(images.device, self.given.bf16):
+                logits = network(images)
+            loss = domain_cross_entropy({EVERY_SITE: logits}, batch.labels)
+            loss.backward()
+            optimiser.step()
+            return float(loss.detach())
+
+        return step
+
+    def placed(self, network: nn.Module) -> nn.Module:
+        """In the memory layout that is asked for."""
+        return network.train().to(memory_format=self.layout)
+
+    def width(self, name: str) -> int:
+        """The width that is asked for, where the network has one to choose."""
+        return self.given.width if name == "att_unet" else NetworkConfig().width
+
+    def seconds(self, contenders: Mapping[str, Step]) -> dict[str, float]:
+        """Median seconds of a step, the contenders taking turns."""
+        times: dict[str, list[float]] = {name: [] for name in contenders}
+        for turn in range(self.given.repeats + 1):
+            for name, step in contenders.items():
+                start = time.perf_counter()
+                step()
+                if turn:  # the first is a warm-up
+                    times[name].append(time.perf_counter() - start)
+        return {name: median(values) for name, values in times.items()}
+
+
+def strategies(bench: Bench) -> Table:
+    """Each of the paper's additions against the same step without it."""
+    contenders = {
+        "shared": bench.ours("att_unet", SHARED),
+        "dsl": bench.ours("att_unet", DOMAINS),
+        "dsl_msc": bench.ours("att_unet", DOMAINS, contrast=True),
+        "dsl_mjap": bench.ours("att_unet", DOMAINS, prior=True),
+    }
+    seconds = bench.seconds(contenders)
+    table = Table("Att-UNet", "seconds a step", "against", "ratio", "asked at most")
+    for name, base, asked in (
+        ("shared", None, ""),
+        ("dsl", "shared", "1.05"),
+        ("dsl_msc", "dsl", "1.03"),
+        ("dsl_mjap", "dsl", ""),
+    ):
+        ratio = "" if base is None else f"{seconds[name] / seconds[base]:.3f}"
+        table.add_row(name, f"{seconds[name]:.3f}", base or "", ratio, asked)
+    return table
+
+
+def attention(bench: Bench) -> Table:
+    """Att-UNet beside MONAI's AttentionUnet, by what each has to compute."""
+    from monai.networks.nets import AttentionUnet
+
+    width, strides = bench.given.width, (2, 2, 2, 2)
+    channels = [width * 2**level for level in range(5)]
+    contenders = {
+        "Att-UNet": bench.ours("att_unet", SHARED),
+        "MONAI AttentionUnet": bench.theirs(AttentionUnet(2, 1, 10, channels, strides)),
+    }
+    seconds = bench.seconds(contenders)
+    operations = {name: _multiply_adds(step) for name, step in contenders.items()}
+    table = Table("network", "seconds a step", "10⁹ multiply-adds", "ns each", "ratio", "asked at most")
+    each = {name: seconds[name] / operations[name] for name in contenders}
+    for name in contenders:
+        ratio = each["Att-UNet"] / each[name]
+        asked = "1.0" if name != "Att-UNet" else ""
+        cells = f"{seconds[name]:.3f}", f"{operations[name] / 1e9:.1f}", f"{each[name] * 1e9:.4f}", f"{ratio:.2f}"
+        table.add_row(name, *cells, asked)
+    return table
+
+
+def efficient(bench: Bench) -> Table:
+    """Efficient-UNet, shared and with domain-specific layers, beside a Unet with the same encoder."""
+    import segmentation_models_pytorch as smp
+
+    contenders = {
+        "Efficient-UNet, shared": bench.ours("efficient_unet", SHARED),
+        "Efficient-UNet, dsl": bench.ours("efficient_unet", DOMAINS),
+        "smp Unet": bench.theirs(smp.Unet("efficientnet-b3", encoder_weights=None, classes=10), channels=3),
+    }
+    seconds = bench.seconds(contenders)
+    table = Table("network", "ms an image", "against smp", "asked at most")
+    for name, value in seconds.items():
+        ratio = "" if name == "smp Unet" else f"{value / seconds['smp Unet']:.2f}"
+        table.add_row(name, f"{1e3 * value / bench.given.batch:.1f}", ratio, "1.0" if name.endswith("shared") else "")
+    return table
+
+
+def _multiply_adds(step: Step) -> float:
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops() / 2
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for option, default in (("size", 128), ("width", 32), ("batch", 18), ("repeats", 5)):
+        parser.add_argument(f"--{option}", type=int, default=default)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--bf16", action="store_true")
+    tables = {"strategies": strategies, "attention": attention, "efficient": efficient}
+    parser.add_argument("--only", choices=tables)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    mode = f"{'bf16' if arguments.bf16 else 'float32'}, {'channels-last' if arguments.channels_last else 'NCHW'}"
+    console = Console()
+    console.print(f"{arguments.batch} slices of {arguments.size}², {mode}, {arguments.threads} thread(s)")
+    for name, build in tables.items():
+        if arguments.only in (None, name):
+            console.print(build(Bench(arguments)))
+
+
+if __name__ == "__main__":
+    main()
