@@ -27,9 +27,9 @@ def main(folder: Path) -> int:
 
     die_with_parent(signal.SIGKILL)
     logging.captureWarnings(True)
-    config = load_config(folder / "config.yaml")
-    limit_threads(config.threads)
     try:
+        config = load_config(folder / "config.yaml")
+        limit_threads(config.threads)
         run(config, load_sites(config), folder, Console(quiet=True))
     except MtmdError as error:
         print(error, file=sys.stderr)
