@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from mtmd_core.scores import METRICS_3D
 from mtmd_core.statistics import Difference, mean_and_deviation, paired_difference
@@ -54,9 +54,12 @@ class Method:
         return min(defined.items(), key=lambda entry: entry[1], default=None)
 
     def against(self, reference: "Method | None", sites: Iterable[str]) -> Difference:
-        """Difference of mean Dice over some sites to another method's, in percentage points, over the folds of both."""
+        """Difference of mean Dice over some sites to another method's, in percentage points, over the folds of both.
+
+        Undefined without a reference, and against the method itself.
+        """
         sites = list(sites)
-        own, other = self.dice(sites), {} if reference is None else reference.dice(sites)
+        own, other = self.dice(sites), {} if reference in (None, self) else reference.dice(sites)
         common = sorted(own.keys() & other.keys())
         return paired_difference([own[fold] for fold in common], [other[fold] for fold in common])
 
@@ -111,7 +114,12 @@ def print_comparison(methods: Sequence[Method], console: Console) -> None:
     for network in dict.fromkeys(method.network for method in methods):
         own = [method for method in methods if method.network == network]
         sites = sorted({site for method in own for site in method.sites})
-        dice = Table("strategy", *sites, "mean", title=f"{network}, {encoder_of(own[0].encoder_weights)}: Dice in %")
+        dice = Table(
+            Column("strategy", no_wrap=True),
+            *sites,
+            "mean",
+            title=f"{network}, {encoder_of(own[0].encoder_weights)}: Dice in %",
+        )
         dice.add_column("folds", justify="right")
         contrast = Table(
             "strategy", "worst site", f"mean − {REFERENCE}", "95 % CI", title=f"{network}: against {REFERENCE}"
@@ -166,7 +174,7 @@ def _dice_cells(method: Method, sites: Sequence[str]) -> list[str]:
 def _contrast_cells(method: Method, reference: Method | None) -> list[str]:
     worst, difference = method.worst_site(), method.against(reference, method.sites)
     cells = [f"{worst[0]} {worst[1]:.1f}" if worst else UNDEFINED]
-    if method.strategy == REFERENCE:
+    if reference is method:
         return cells
     cells.append(UNDEFINED if math.isnan(difference.mean) else f"{difference.mean:+.1f}")
     cells.append(UNDEFINED if math.isnan(difference.low) else f"{difference.low:+.1f} to {difference.high:+.1f}")

@@ -4,10 +4,9 @@ A run's folder is ``FOLDER/runs/<network>/<strategy>/fold_<fold>``. Runs that ar
 that was stopped goes on with the same command.
 """
 
-import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,11 +16,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mtmd_core.config import RunConfig, StudyConfig, checked, compose, decisive_words, load_config
+from mtmd_core.config import RunConfig, StudyConfig, checked, compose
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.strategies import TRANSFERS
 
 from .data import load_sites, make_phantoms
+from .runs import finished_summary
 from .worker import RunProcess
 
 CHOSEN_BY = {
@@ -84,9 +84,12 @@ def conduct(
         ConfigurationError: before anything runs, if a run cannot be as it is asked for, or its folder holds another one.
         DataError: before anything runs, for exams that cannot be used.
     """
+    configs = {network: compose_network(words, network) for network in config.study.networks}
     sites = config.sites or make_phantoms(config, console)
-    planned = plan_runs(replace(config, sites=sites), words, folder, wanted)
-    summaries = {run.key: summary for run in planned if (summary := saved_summary(run)) is not None}
+    planned = plan_runs(replace(config, sites=sites), configs, folder, wanted)
+    summaries = {
+        run.key: summary for run in planned if (summary := finished_summary(run.config, run.folder)) is not None
+    }
     pending = [run for run in planned if run.key not in summaries]
     _check_exams(pending)
     jobs, threads = config.study.jobs, planned[0].config.threads
@@ -98,18 +101,23 @@ def conduct(
 
 def plan_runs(
     config: RunConfig,
-    words: Sequence[str],
+    configs: Mapping[str, RunConfig],
     folder: Path,
     wanted: Callable[[str, str], bool] = lambda network, strategy: True,
 ) -> list[PlannedRun]:
     """All runs of a study, fold by fold, so that a study that is stopped early has compared all methods in some folds.
+
+    Args:
+        config: of the study, its sites known.
+        configs: network → the configuration of its runs, from :func:`compose_network`.
+        folder: of the study.
+        wanted: whether a network and a strategy are to be combined.
 
     Raises:
         ConfigurationError: if a run cannot be as it is asked for, or nothing is wanted.
     """
     study, planned = config.study, []
     threads = config.threads or max(1, _cores() // study.jobs)
-    configs = {network: compose_network(words, network) for network in study.networks}
     for fold in study.folds:
         for network, own in configs.items():
             for strategy in strategies_of(study, config.sites):
@@ -159,26 +167,6 @@ def run_folder(folder: Path, key: RunKey) -> Path:
     return folder / "runs" / key.network / key.strategy / f"fold_{key.fold}"
 
 
-def saved_summary(planned: PlannedRun) -> dict | None:
-    """The summary of a run that is finished, None for one that is not.
-
-    Raises:
-        ConfigurationError: if the folder holds a run of another configuration.
-    """
-    if not (planned.folder / "config.yaml").is_file():
-        return None
-    saved, wanted = decisive_words(load_config(planned.folder / "config.yaml")), decisive_words(planned.config)
-    differing = [word for word in wanted if saved[word] != wanted[word]]
-    if differing:
-        word = differing[0]
-        raise ConfigurationError(
-            f"{planned.folder} holds a run with {word}={saved[word]}, not {word}={wanted[word]}: "
-            "give the words that it was begun with, or another hydra.run.dir."
-        )
-    summary = planned.folder / "summary.json"
-    return json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else None
-
-
 def dice_of(summary: dict) -> dict[str, float | None]:
     """Site → mean Dice over its structures and test exams."""
     return {site: values["foreground_mean"]["dice"] for site, values in summary["sites"].items()}
@@ -196,7 +184,7 @@ def _carry_out(
     pending: Sequence[PlannedRun], jobs: int, console: Console, summaries: dict[RunKey, dict]
 ) -> dict[RunKey, str]:
     """Run what is pending and add its summaries to ``summaries``; returns why runs failed."""
-    started, failures = time.monotonic(), {}
+    durations, failures = [], {}
     bar = Progress(
         TextColumn("[bold]study"),
         BarColumn(),
@@ -209,15 +197,16 @@ def _carry_out(
     )
     with bar, closing(_ended(pending, jobs)) as ended:
         task = bar.add_task("", total=len(pending), left="")
-        for done, (run, failure) in enumerate(ended, start=1):
-            left = len(pending) - done
-            wait = (time.monotonic() - started) / done * left
+        for run, failure, seconds in ended:
+            durations.append(seconds)
+            left = len(pending) - len(durations)
+            wait = sum(durations) / len(durations) * left / min(jobs, max(left, 1))
             rest = f"{left} left, about {_duration(wait)}" if left else "all done"
             bar.update(task, advance=1, left=rest)
-            if failure is None and (summary := saved_summary(run)) is not None:
+            if failure is None and (summary := finished_summary(run.config, run.folder)) is not None:
                 summaries[run.key] = summary
-                scores = " · ".join(f"{site} Dice {_number(dice)}" for site, dice in dice_of(summary).items())
-                line = f"{run.key}: {scores} · {_duration(summary['seconds'])}"
+                scores = " · ".join(f"{site} {_number(dice)}" for site, dice in dice_of(summary).items())
+                line = f"{run.key}: Dice {scores}, {_duration(seconds)}"
             else:
                 failures[run.key] = failure or "it ended without a summary"
                 line = f"{run.key} failed: {failures[run.key]}"
@@ -225,8 +214,11 @@ def _carry_out(
     return failures
 
 
-def _ended(pending: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[PlannedRun, str | None]]:
-    """Keep ``jobs`` processes at work; each run as it ends, with the reason if it failed. Closing it ends them all."""
+def _ended(pending: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[PlannedRun, str | None, float]]:
+    """Keep ``jobs`` processes at work; each run as it ends, with the reason if it failed, and the seconds that it took.
+
+    Closing the generator ends them all.
+    """
     waiting, running = list(pending), []
     try:
         while waiting or running:
@@ -236,7 +228,7 @@ def _ended(pending: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[PlannedRu
             time.sleep(LOOK_SECONDS)
             for run, process in [each for each in running if each[1].has_ended()]:
                 running.remove((run, process))
-                yield run, process.failure()
+                yield run, process.failure(), time.monotonic() - process.started
     finally:
         for _, process in running:
             process.end()

@@ -7,6 +7,7 @@ which is that process's to answer. All files of a run are whole at any moment, s
 import logging
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -17,18 +18,18 @@ from mtmd_core.devices import limit_threads
 from mtmd_core.errors import MtmdError
 from mtmd_core.processes import child_environment, die_with_parent, end, last_lines, start
 
+from .data import load_sites
+from .runs import CONFIG, run
+
 LOG = "worker.log"
 
 
 def main(folder: Path) -> int:
     """Make the run; its exit code. The last line of the log says what went wrong."""
-    from .data import load_sites
-    from .runs import run
-
     die_with_parent(signal.SIGKILL)
     logging.captureWarnings(True)
     try:
-        config = load_config(folder / "config.yaml")
+        config = load_config(folder / CONFIG)
         limit_threads(config.threads)
         run(config, load_sites(config), folder, Console(quiet=True))
     except MtmdError as error:
@@ -42,13 +43,14 @@ def main(folder: Path) -> int:
 
 
 class RunProcess:
-    """The other side: a run that was started in a process of its own."""
+    """The other side: a run that was started in a process of its own, at ``started`` on the monotonic clock."""
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
-        save_config(config, folder / "config.yaml")
+        save_config(config, folder / CONFIG)
         self._log = folder / LOG
         self._log_from = self._log.stat().st_size if self._log.exists() else 0
         command = [sys.executable, "-m", "simulation.worker", str(folder)]
+        self.started = time.monotonic()
         self._child = start(command, self._log, child_environment({}))
 
     def has_ended(self) -> bool:

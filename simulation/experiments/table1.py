@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from mtmd_core.config import NETWORKS, RunConfig
+from mtmd_core.config import NETWORKS, NetworkConfig, RunConfig
 from mtmd_core.durable import write_csv
 from mtmd_core.networks.build import build_network
 from mtmd_core.parameters import partition
@@ -64,17 +64,12 @@ def _count(domains: Mapping[str, int], build: Builder) -> tuple[int, int]:
 
 def _builders(config: RunConfig, words: Sequence[str]) -> dict[str, Builder]:
     """The networks of Table 1, each as its own file of the configuration and the command line describe it."""
-    builders: dict[str, Builder] = {}
+    plans = {"autoencoder": NetworkConfig("autoencoder", config.autoencoder.width)}
     for network in (name for name in designs() if name in NETWORKS):
-        design = compose_network(words, network).network
-        if hasattr(design, "encoder_weights"):
-            design = dataclasses.replace(design, encoder_weights="none")
-        builders[network] = lambda domains, design=design: build_network(design, domains, seed=0)
-    try:
-        from mtmd_core.networks.autoencoder import Autoencoder
-    except ImportError:
-        return builders
-    return {"autoencoder": lambda domains: Autoencoder(domains, width=config.autoencoder.width)} | builders
+        plans[network] = compose_network(words, network).network
+        if hasattr(plans[network], "encoder_weights"):
+            plans[network] = dataclasses.replace(plans[network], encoder_weights="none")
+    return {network: lambda domains, plan=plan: build_network(plan, domains, seed=0) for network, plan in plans.items()}
 
 
 def _row(network: str, strategy: str, build: Builder) -> dict[str, str | float | None]:
@@ -92,7 +87,7 @@ def _row(network: str, strategy: str, build: Builder) -> dict[str, str | float |
 
 def _print(rows: Sequence[Mapping], console: Console) -> None:
     table = Table("network", "strategy", title="trainable parameters, K = 3 domains with 4, 5 and 3 classes")
-    for title in ("parameters", "paper", "difference", "domain-specific"):
+    for title in ("parameters", "paper", "difference", "of domains"):
         table.add_column(title, justify="right")
     for row in rows:
         share = row["domain_specific_share"]

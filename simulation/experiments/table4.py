@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from mtmd_core.config import RunConfig
 from mtmd_core.durable import write_csv
@@ -19,6 +19,7 @@ from mtmd_core.strategies import TRANSFERS, strategy_named
 
 from ..comparison import REFERENCE, UNDEFINED, Method, Row, empty_if_undefined, encoder_of, methods_of
 from ..paper.figures import like_with_like, scores_2d
+from ..runs import SLICE_SCORES, SUMMARY
 from ..study import Outcome, RunKey, conduct, run_folder
 from .study import account_of
 
@@ -83,9 +84,9 @@ def collect_slices(folder: Path, method: Method, sites: Sequence[str]) -> FoldSc
 def _read_slices(folder: Path, key: RunKey) -> dict[str, SliceScores]:
     """Site → scores of all slices of its test exams; nothing where the run is not finished."""
     place = run_folder(folder, key)
-    if not (place / "summary.json").is_file() or not (place / "slice_scores.json").is_file():
+    if not (place / SUMMARY).is_file() or not (place / SLICE_SCORES).is_file():
         return {}
-    content = json.loads((place / "slice_scores.json").read_text(encoding="utf-8"))
+    content = json.loads((place / SLICE_SCORES).read_text(encoding="utf-8"))
     return {
         site: _together(
             {metric: 100 * np.asarray(scores[metric], np.float64) for metric in COLUMNS}  # null becomes NaN
@@ -134,7 +135,7 @@ def _print(rows: Sequence[Mapping], console: Console) -> None:
     for network in dict.fromkeys(row["backbone"] for row in rows):
         own = [row for row in rows if row["backbone"] == network]
         title = f"{network}, {encoder_of(own[0]['encoder_weights'])}: 2D scores in %"
-        table = Table("strategy", *COLUMNS, "slices", "folds", title=title)
+        table = Table(Column("strategy", no_wrap=True), *COLUMNS, "slices", "folds", title=title)
         for row in own:
             cells = (_cell(row, column) for column in COLUMNS.values())
             table.add_row(row["strategy"], *cells, str(row["n"]), str(row["folds"]))
@@ -149,7 +150,7 @@ def _cell(row: Mapping, column: str) -> str:
     if mean is None:
         return UNDEFINED
     star = "*" if row[f"{column}_significant"] == "yes" else ""
-    return f"{mean:.1f} {up:+.1f} {-down:+.1f}" + ("" if p is None else f"\np = {p:.1e}{star}")
+    return f"{mean:.1f}\n{up:+.1f} {-down:+.1f}" + ("" if p is None else f"\np {p:.1e}{star}")
 
 
 def _say_what_is_missing(outcome: Outcome, rows: Sequence[Mapping], console: Console) -> None:
