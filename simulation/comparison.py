@@ -127,6 +127,7 @@ def print_comparison(methods: Sequence[Method], console: Console) -> None:
         for method in own:
             dice.add_row(method.strategy, *_dice_cells(method, sites), str(len(method.folds)))
             contrast.add_row(method.strategy, *_contrast_cells(method, reference_of(method, methods)))
+        console.print(f"{network}, {encoder_of(own[0].encoder_weights)}: Dice in %", markup=False)
         console.print(dice)
         console.print(contrast)
     console.print(

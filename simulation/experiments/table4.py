@@ -134,8 +134,8 @@ def _row(method: Method, own: FoldScores, proposed: FoldScores) -> Row:
 def _print(rows: Sequence[Mapping], console: Console) -> None:
     for network in dict.fromkeys(row["backbone"] for row in rows):
         own = [row for row in rows if row["backbone"] == network]
-        title = f"{network}, {encoder_of(own[0]['encoder_weights'])}: 2D scores in %"
-        table = Table(Column("strategy", no_wrap=True), *COLUMNS, "slices", "folds", title=title)
+        console.print(f"{network}, {encoder_of(own[0]['encoder_weights'])}: 2D scores in %", markup=False)
+        table = Table(Column("strategy", no_wrap=True), *COLUMNS, "slices", "folds")
         for row in own:
             cells = (_cell(row, column) for column in COLUMNS.values())
             table.add_row(row["strategy"], *cells, str(row["n"]), str(row["folds"]))
