@@ -114,16 +114,9 @@ def print_comparison(methods: Sequence[Method], console: Console) -> None:
     for network in dict.fromkeys(method.network for method in methods):
         own = [method for method in methods if method.network == network]
         sites = sorted({site for method in own for site in method.sites})
-        dice = Table(
-            Column("strategy", no_wrap=True),
-            *sites,
-            "mean",
-            title=f"{network}, {encoder_of(own[0].encoder_weights)}: Dice in %",
-        )
+        dice = Table(Column("strategy", no_wrap=True), *sites, "mean")
         dice.add_column("folds", justify="right")
-        contrast = Table(
-            "strategy", "worst site", f"mean − {REFERENCE}", "95 % CI", title=f"{network}: against {REFERENCE}"
-        )
+        contrast = Table(Column("strategy", no_wrap=True), "worst site", f"mean − {REFERENCE}", "95 % CI")
         for method in own:
             dice.add_row(method.strategy, *_dice_cells(method, sites), str(len(method.folds)))
             contrast.add_row(method.strategy, *_contrast_cells(method, reference_of(method, methods)))

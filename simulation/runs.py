@@ -13,7 +13,6 @@ from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError
 
 from .centralised import run_centralised, total_steps
-from .federated import run_federated
 from .progress import RunDisplay
 
 CONFIG, SUMMARY, SLICE_SCORES = "config.yaml", "summary.json", "slice_scores.json"
@@ -36,6 +35,8 @@ def run(config: RunConfig, sites: dict[str, SiteData], folder: Path, console: Co
     save_config(config, folder / CONFIG)
     federation = config.federation
     if config.mode == "federated":
+        from .federated import run_federated  # Flower is slow to import, and runs on pooled data do without
+
         train, steps = run_federated, federation.rounds * federation.local_steps * len(sites)
     else:
         train, steps = run_centralised, total_steps(config, sites)

@@ -94,7 +94,7 @@ def conduct(
     _check_exams(pending)
     jobs, threads = config.study.jobs, planned[0].config.threads
     already = f", {len(summaries)} of them already finished" if summaries else ""
-    console.print(f"{len(planned)} runs{already}; {jobs} at a time, {threads} thread(s) each", markup=False)
+    console.print(f"{len(planned)} runs{already}; {jobs} at a time, threads each: {threads}", markup=False)
     failures = _carry_out(pending, jobs, console, summaries)
     return Outcome(planned, {run.key: summaries[run.key] for run in planned if run.key in summaries}, failures)
 

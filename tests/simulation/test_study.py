@@ -66,7 +66,7 @@ def test_a_study_makes_every_run_once_and_goes_on_with_more(folders: dict[str, P
         slices_of_an_exam(0.5), len(slices["knee"]["knee_exam_1"]["index"])
     )
     assert (out / "study.csv").read_text().count("\n") == 1 + 2 * 3
-    assert "4 runs; 2 at a time, 1 thread(s) each" in text
+    assert "4 runs; 2 at a time, threads each: 1" in text
     assert all(text.count(f"att_unet {strategy} fold {fold}: Dice ankle ") == 1 for strategy, fold in STRATEGY_FOLDS)
     assert (text.count(" left, about "), text.count("(all done)")) == (3, 1)
 
