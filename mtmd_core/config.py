@@ -4,9 +4,10 @@ One word names one thing from YAML key over dataclass field to argument. YAML li
 composed by Hydra; a word that the schema does not know is an error that names the nearest one that it does.
 """
 
+import contextlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -23,7 +25,7 @@ from yaml import YAMLError
 from mtmd_core.durable import write_text
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.sites import check_site_name
-from mtmd_core.strategies import FEDERATED_STRATEGIES, Sharing, strategy_named
+from mtmd_core.strategies import FEDERATED_STRATEGIES, TRANSFERS, Sharing, strategy_named
 from mtmd_core.words import DEVICES, RELEASES, nearest
 
 MODES = ("centralised", "federated")
@@ -134,7 +136,10 @@ class PhantomConfig:
 
 @dataclass
 class StudyConfig:
-    """Several runs that belong together: every network with every strategy in every fold, ``jobs`` at a time."""
+    """Several runs that belong together: every network with every strategy in every fold, ``jobs`` at a time.
+
+    Among ``strategies``, ``transfer`` stands for a transfer from every site.
+    """
 
     networks: list[str] = field(default_factory=lambda: ["att_unet"])
     strategies: list[str] = field(default_factory=lambda: ["individual", "shared", "dsl"])
@@ -176,11 +181,23 @@ def compose(config_name: str, overrides: Sequence[str]) -> RunConfig:
     """
     _check_words(overrides)
     try:
-        with initialize_config_module("configs", version_base="1.3"):
+        with _own_hydra():
             composed = hydra_compose(config_name, overrides=list(overrides))
         return checked(OmegaConf.to_object(composed))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(_readable(error, overrides)) from None
+
+
+@contextlib.contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Hydra, whose state is global, for one composition, even while it runs the command that asks for it."""
+    around = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("configs", version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = around
 
 
 def checked(config: RunConfig) -> RunConfig:
@@ -238,6 +255,7 @@ def checked(config: RunConfig) -> RunConfig:
         if not 0 < rate < 1:
             raise ConfigurationError(f"{word} is {rate}; it must lie between 0 and 1 (the paper: 5e-4 or 1e-4).")
     _check_loss(config.loss)
+    _check_study(config.study)
     if config.mode == "federated" and config.strategy not in FEDERATED_STRATEGIES:
         raise ConfigurationError(
             f"strategy={config.strategy} is for mode=centralised; mode=federated knows {', '.join(FEDERATED_STRATEGIES)}."
@@ -266,6 +284,23 @@ def _check_loss(loss: LossConfig) -> None:
         weight = getattr(loss, entry.name)
         if not 0 <= weight < math.inf:
             raise ConfigurationError(f"loss.{entry.name} is {weight}; it must be a finite number of at least 0.")
+
+
+def _check_study(study: StudyConfig) -> None:
+    """Which runs a study is made of; what each of them can be is checked when it is composed."""
+    for word, values in (("networks", study.networks), ("strategies", study.strategies), ("folds", study.folds)):
+        if not values:
+            raise ConfigurationError(f"study.{word} is empty; it must name one at least.")
+        twice = [value for value in values if values.count(value) > 1]
+        if twice:
+            raise ConfigurationError(f"study.{word} names {twice[0]} twice.")
+    for network in study.networks:
+        _one_of("study.networks", network, NETWORKS)
+    for strategy in study.strategies:
+        if strategy != TRANSFERS:
+            strategy_named(strategy)
+    if min(study.folds) < 0:
+        raise ConfigurationError(f"study.folds has {min(study.folds)}; folds are counted from 0.")
 
 
 def _check_sites_together(config: RunConfig) -> None:

@@ -1,9 +1,11 @@
 """Files that are whole or not there: written beside their place, flushed, then renamed."""
 
+import csv
+import io
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 
@@ -38,3 +40,21 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: object) -> None:
     """Write a JSON file whole or not at all."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write a table whole or not at all: a header from the first row's keys, None as an empty cell.
+
+    Raises:
+        ValueError: if there is no row, or a row has other columns than the first.
+    """
+    if not rows:
+        raise ValueError(f"{path} would have no row: a table needs one at least.")
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        if row.keys() != rows[0].keys():
+            raise ValueError(f"a row of {path} has the columns {list(row)}, the first row has {list(rows[0])}.")
+        writer.writerow(row)
+    write_text(path, text.getvalue())

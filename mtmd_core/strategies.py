@@ -63,7 +63,10 @@ STRATEGIES: dict[str, Strategy] = {
 FEDERATED_STRATEGIES = ("individual", "shared", "dsl")
 """What a federation can train with."""
 
-_TRANSFER = "transfer_"
+TRANSFERS = "transfer"
+"""In a study's list of strategies: a transfer from every site."""
+
+_TRANSFER = f"{TRANSFERS}_"
 _PARTS = re.compile(r"(individual|transfer_[a-z0-9_]+?|shared|dsl)((?:_(?:ssc|msc|mjap))+)")
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from mtmd_core.config import RunConfig, checked, compose, save_config
 from mtmd_core.durable import write_json
-from mtmd_core.errors import ConfigurationError, MtmdError
+from mtmd_core.errors import ConfigurationError, MtmdError, RunFailedError
 
 CONFIG_NAME = "simulate"
 DEMO = "experiment=demo"
@@ -37,7 +37,8 @@ def main() -> None:
 def _run_with_hydra(composed: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        simulate(checked(OmegaConf.to_object(composed)), folder, Console(soft_wrap=True, highlight=False))
+        config, words = checked(OmegaConf.to_object(composed)), HydraConfig.get().overrides.task
+        simulate(config, folder, Console(soft_wrap=True, highlight=False), list(words))
     except MtmdError as error:
         print(f"mtmd-simulate: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -46,28 +47,41 @@ def _run_with_hydra(composed: DictConfig) -> None:
         sys.exit(130)
 
 
-def simulate(config: RunConfig, folder: Path, console: Console) -> dict:
-    """Run what a configuration asks for, write its files into ``folder`` and print its scores; returns the summary."""
+def simulate(config: RunConfig, folder: Path, console: Console, words: Sequence[str] = ()) -> dict:
+    """Run what a configuration asks for, write its files into ``folder`` and print its scores; returns the summary.
+
+    ``words`` are those that the configuration was composed with; experiments that compose further runs need them.
+
+    Raises:
+        RunFailedError: if some of an experiment's runs failed; the files of the others are written by then.
+    """
     from mtmd_core.devices import be_deterministic, limit_threads
 
     from .data import load_sites, make_phantoms
-    from .experiments import EXPERIMENTS
+    from .experiments import EXPERIMENTS, STUDIES
     from .runs import run
 
     logging.captureWarnings(True)
     limit_threads(config.threads)
     be_deterministic(config.training.deterministic)
-    if not config.sites:
-        config.sites = make_phantoms(config, console)
-    sites = load_sites(config)
-    if config.experiment is None:
-        return run(config, sites, folder, console)
+    study = STUDIES.get(config.experiment)
+    if study is None:
+        config.sites = config.sites or make_phantoms(config, console)
+        sites = load_sites(config)
+        if config.experiment is None:
+            return run(config, sites, folder, console)
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / "config.yaml")
-    summary = EXPERIMENTS[config.experiment](config, sites, folder, console)
+    if study is None:
+        summary = EXPERIMENTS[config.experiment](config, sites, folder, console)
+    else:
+        summary = study(config, words, folder, console)
     write_json(folder / "summary.json", summary)
     console.print(f"{time.monotonic() - started:.0f} s; all files are in {folder}", markup=False)
+    if summary.get("failures"):
+        reasons = "".join(f"\n  {name}: {reason}" for name, reason in summary["failures"].items())
+        raise RunFailedError(f"{len(summary['failures'])} run(s) failed; the same command tries them again:{reasons}")
     return summary
 
 

@@ -13,7 +13,6 @@ from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError
 
 from .centralised import run_centralised, total_steps
-from .federated import run_federated
 from .progress import RunDisplay
 
 CONFIG, SUMMARY, SLICE_SCORES = "config.yaml", "summary.json", "slice_scores.json"
@@ -28,14 +27,16 @@ def run(config: RunConfig, sites: dict[str, SiteData], folder: Path, console: Co
     """
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    finished = _finished(config, folder)
-    if finished is not None:
+    saved = finished_summary(config, folder)
+    if saved is not None:
         console.print(f"this run was made before; to make it again, remove {folder}", markup=False)
-        _print_scores(finished, folder, console)
-        return finished
+        _print_scores(saved, folder, console)
+        return saved
     save_config(config, folder / CONFIG)
     federation = config.federation
     if config.mode == "federated":
+        from .federated import run_federated  # Flower is slow to import, and runs on pooled data do without
+
         train, steps = run_federated, federation.rounds * federation.local_steps * len(sites)
     else:
         train, steps = run_centralised, total_steps(config, sites)
@@ -49,8 +50,12 @@ def run(config: RunConfig, sites: dict[str, SiteData], folder: Path, console: Co
     return summary
 
 
-def _finished(config: RunConfig, folder: Path) -> dict | None:
-    """The summary of this very run, if the folder holds it."""
+def finished_summary(config: RunConfig, folder: Path) -> dict | None:
+    """The summary of this very run, if the folder holds it.
+
+    Raises:
+        ConfigurationError: if the folder holds another run.
+    """
     if not (folder / CONFIG).is_file():
         return None
     words, others = decisive_words(config), decisive_words(load_config(folder / CONFIG))

@@ -1,6 +1,8 @@
 import re
 
 import pytest
+from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
 
 from mtmd_core.config import compose, decisive_words, known_words, load_config, save_config, share_of_batch
 from mtmd_core.errors import ConfigurationError
@@ -42,6 +44,13 @@ from mtmd_core.errors import ConfigurationError
         ("loss.prior_weight=-1", "loss.prior_weight is -1.0; it must be a finite number of at least 0"),
         ("loss.temperature=0", "loss.temperature is 0.0; it must be above 0"),
         ("autoencoder.learning_rate=1", "autoencoder.learning_rate is 1.0"),
+        ("study.networks=[att_nuet]", "study.networks=att_nuet is not known; did you mean 'att_unet'?"),
+        ("study.networks=[]", "study.networks is empty"),
+        ("study.strategies=[dsl,dsl_ms]", "strategy=dsl_ms is not known; did you mean 'dsl_msc'?"),
+        ("study.strategies=[shared,dsl,shared]", "study.strategies names shared twice"),
+        ("study.folds=[0,-1]", "study.folds has -1; folds are counted from 0"),
+        ("study.folds=[2,2]", "study.folds names 2 twice"),
+        ("study.jobs=0", "study.jobs is 0; it must be at least 1"),
         ("strategy=dsl,shared", "cannot be composed"),
         ("strategy=[", "cannot be composed"),
     ],
@@ -111,6 +120,18 @@ def test_a_transfer_must_start_from_a_site_that_is_there():
     assert compose("simulate", [*words, "strategy=transfer_knee"]).strategy == "transfer_knee"
     with pytest.raises(ConfigurationError, match="takes the site 'hip', which is none of ankle, knee"):
         compose("simulate", [*words, "strategy=transfer_hip"])
+
+
+def test_composing_leaves_a_hydra_that_runs_around_it_as_it_was():
+    with initialize_config_module("configs", version_base="1.3"):
+        around = GlobalHydra.instance().hydra
+        assert compose("simulate", ["seed=3"]).seed == 3
+        assert GlobalHydra.instance().hydra is around
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_a_transfer_from_every_site_can_be_studied():
+    assert compose("simulate", ["study.strategies=[transfer,transfer_knee]"]).study.strategies[0] == "transfer"
 
 
 def test_words_that_decide_a_result_are_told_from_those_that_do_not():

@@ -7,7 +7,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    for room in ("mtmd_core", "client", "server")
+    for room in ("mtmd_core", "client", "server", "simulation")
     for path in (ROOT / room).rglob("*.py")
 )
 

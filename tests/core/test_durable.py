@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mtmd_core.durable import write_json, write_text, write_with
+from mtmd_core.durable import write_csv, write_json, write_text, write_with
 
 
 def half_written(path: Path) -> None:
@@ -51,3 +51,15 @@ def test_what_json_cannot_hold_is_not_written(tmp_path, content):
     with pytest.raises((ValueError, TypeError)):
         write_json(tmp_path / "a.json", {"x": content})
     assert (tmp_path / "a.json").read_text() == "1\n"
+
+
+def test_a_table_has_a_header_and_empty_cells(tmp_path):
+    write_csv(tmp_path / "a.csv", [{"name": "a, b", "mean": 0.5}, {"name": "c", "mean": None}])
+    assert (tmp_path / "a.csv").read_bytes() == b'name,mean\n"a, b",0.5\nc,\n'
+
+
+@pytest.mark.parametrize(("rows", "text"), [([], "no row"), ([{"a": 1}, {"b": 1}], r"columns \['b'\]")])
+def test_rows_that_make_no_table_are_refused(tmp_path, rows, text):
+    with pytest.raises(ValueError, match=text):
+        write_csv(tmp_path / "a.csv", rows)
+    assert not (tmp_path / "a.csv").exists()

@@ -1,0 +1,250 @@
+"""Several runs that belong together: every network with every strategy in every fold, each in a process of its own.
+
+A run's folder is ``FOLDER/runs/<network>/<strategy>/fold_<fold>``. Runs that are finished there are not repeated, so a study
+that was stopped goes on with the same command.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from mtmd_core.config import RunConfig, StudyConfig, checked, compose
+from mtmd_core.errors import ConfigurationError
+from mtmd_core.strategies import TRANSFERS
+
+from .data import load_sites, make_phantoms
+from .runs import finished_summary
+from .worker import RunProcess
+
+CHOSEN_BY = {
+    "network": "study.networks",
+    "network.name": "study.networks",
+    "strategy": "study.strategies",
+    "fold": "study.folds",
+}
+"""Words of one run → the words of a study that take their place."""
+LOOK_SECONDS = 0.1
+"""Pause between two looks at the running processes."""
+
+
+class RunKey(NamedTuple):
+    """Which of a study's runs."""
+
+    network: str
+    strategy: str
+    fold: int
+
+    def __str__(self) -> str:
+        return f"{self.network} {self.strategy} fold {self.fold}"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a study: its whole configuration, and where its files go."""
+
+    key: RunKey
+    config: RunConfig
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a study's runs: summaries of those that are finished, and why the others are not."""
+
+    planned: list[PlannedRun]
+    summaries: dict[RunKey, dict]
+    failures: dict[RunKey, str]
+
+
+def conduct(
+    config: RunConfig,
+    words: Sequence[str],
+    folder: Path,
+    console: Console,
+    wanted: Callable[[str, str], bool] = lambda network, strategy: True,
+) -> Outcome:
+    """Plan a study's runs and carry out those that are not finished yet.
+
+    Args:
+        config: of the study; without sites, phantom joints are made.
+        words: of the command line; they are composed anew with every network's own file.
+        folder: of the study.
+        console: where a line for every finished run goes.
+        wanted: whether a network and a strategy are to be combined.
+
+    Raises:
+        ConfigurationError: before anything runs, if a run cannot be as it is asked for, or its folder holds another one.
+        DataError: before anything runs, for exams that cannot be used.
+    """
+    configs = {network: compose_network(words, network) for network in config.study.networks}
+    sites = config.sites or make_phantoms(config, console)
+    planned = plan_runs(replace(config, sites=sites), configs, folder, wanted)
+    summaries = {
+        run.key: summary for run in planned if (summary := finished_summary(run.config, run.folder)) is not None
+    }
+    pending = [run for run in planned if run.key not in summaries]
+    _check_exams(pending)
+    jobs, threads = config.study.jobs, planned[0].config.threads
+    already = f", {len(summaries)} of them already finished" if summaries else ""
+    console.print(f"{len(planned)} runs{already}; {jobs} at a time, threads each: {threads}", markup=False)
+    failures = _carry_out(pending, jobs, console, summaries)
+    return Outcome(planned, {run.key: summaries[run.key] for run in planned if run.key in summaries}, failures)
+
+
+def plan_runs(
+    config: RunConfig,
+    configs: Mapping[str, RunConfig],
+    folder: Path,
+    wanted: Callable[[str, str], bool] = lambda network, strategy: True,
+) -> list[PlannedRun]:
+    """All runs of a study, fold by fold, so that a study that is stopped early has compared all methods in some folds.
+
+    Args:
+        config: of the study, its sites known.
+        configs: network → the configuration of its runs, from :func:`compose_network`.
+        folder: of the study.
+        wanted: whether a network and a strategy are to be combined.
+
+    Raises:
+        ConfigurationError: if a run cannot be as it is asked for, or nothing is wanted.
+    """
+    study, planned = config.study, []
+    threads = config.threads or max(1, _cores() // study.jobs)
+    for fold in study.folds:
+        for network, own in configs.items():
+            for strategy in strategies_of(study, config.sites):
+                if wanted(network, strategy):
+                    key = RunKey(network, strategy, fold)
+                    variant = replace(own, sites=config.sites, strategy=strategy, fold=fold, threads=threads)
+                    planned.append(PlannedRun(key, checked(variant), run_folder(folder, key)))
+    if not planned:
+        raise ConfigurationError(
+            f"experiment={config.experiment} has no row for any of study.networks={study.networks} with any of "
+            f"study.strategies={study.strategies}."
+        )
+    return planned
+
+
+def compose_network(words: Sequence[str], network: str) -> RunConfig:
+    """The configuration of a network's runs: its own file's hyper-parameters, then the words of the command line.
+
+    Raises:
+        ConfigurationError: for a word that chooses one run where a study makes several.
+    """
+    for override in OverridesParser.create().parse_overrides(list(words)):
+        if override.key_or_group in CHOSEN_BY:
+            raise ConfigurationError(
+                f"this experiment makes several runs: instead of {override.input_line}, write "
+                f"{CHOSEN_BY[override.key_or_group]}=[...]."
+            )
+    return replace(compose("simulate", [*words, f"network={network}"]), experiment=None)
+
+
+def strategies_of(study: StudyConfig, sites: Iterable[str]) -> list[str]:
+    """The study's strategies, ``transfer`` replaced by a transfer from every site.
+
+    >>> strategies_of(StudyConfig(strategies=["individual", "transfer"]), ["knee", "ankle"])
+    ['individual', 'transfer_ankle', 'transfer_knee']
+    """
+    names: dict[str, None] = {}
+    for strategy in study.strategies:
+        names |= dict.fromkeys(
+            [f"{TRANSFERS}_{site}" for site in sorted(sites)] if strategy == TRANSFERS else [strategy]
+        )
+    return list(names)
+
+
+def run_folder(folder: Path, key: RunKey) -> Path:
+    """Where a study keeps one of its runs."""
+    return folder / "runs" / key.network / key.strategy / f"fold_{key.fold}"
+
+
+def dice_of(summary: dict) -> dict[str, float | None]:
+    """Site → mean Dice over its structures and test exams."""
+    return {site: values["foreground_mean"]["dice"] for site, values in summary["sites"].items()}
+
+
+def _check_exams(pending: Sequence[PlannedRun]) -> None:
+    """Read all exams once: what cannot be used is said before anything runs, and the runs find their slices cut."""
+    last = max((run.key.fold for run in pending), default=0)
+    cuts = {(run.config.data.slice_size, run.config.data.slice_axis): run.config for run in pending}
+    for config in cuts.values():
+        load_sites(replace(config, fold=last))
+
+
+def _carry_out(
+    pending: Sequence[PlannedRun], jobs: int, console: Console, summaries: dict[RunKey, dict]
+) -> dict[RunKey, str]:
+    """Run what is pending and add its summaries to ``summaries``; returns why runs failed."""
+    durations, failures = [], {}
+    bar = Progress(
+        TextColumn("[bold]study"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("runs ·"),
+        TimeElapsedColumn(),
+        TextColumn("· {task.fields[left]}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with bar, closing(_ended(pending, jobs)) as ended:
+        task = bar.add_task("", total=len(pending), left="")
+        for run, failure, seconds in ended:
+            durations.append(seconds)
+            left = len(pending) - len(durations)
+            wait = sum(durations) / len(durations) * left / min(jobs, max(left, 1))
+            rest = f"{left} left, about {_duration(wait)}" if left else "all done"
+            bar.update(task, advance=1, left=rest)
+            if failure is None and (summary := finished_summary(run.config, run.folder)) is not None:
+                summaries[run.key] = summary
+                scores = " · ".join(f"{site} {_number(dice)}" for site, dice in dice_of(summary).items())
+                line = f"{run.key}: Dice {scores}, {_duration(seconds)}"
+            else:
+                failures[run.key] = failure or "it ended without a summary"
+                line = f"{run.key} failed: {failures[run.key]}"
+            console.print(f"{line} ({rest})", markup=False)
+    return failures
+
+
+def _ended(pending: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[PlannedRun, str | None, float]]:
+    """Keep ``jobs`` processes at work; each run as it ends, with the reason if it failed, and the seconds that it took.
+
+    Closing the generator ends them all.
+    """
+    waiting, running = list(pending), []
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                run = waiting.pop(0)
+                running.append((run, RunProcess(run.config, run.folder)))
+            time.sleep(LOOK_SECONDS)
+            for run, process in [each for each in running if each[1].has_ended()]:
+                running.remove((run, process))
+                yield run, process.failure(), time.monotonic() - process.started
+    finally:
+        for _, process in running:
+            process.end()
+
+
+def _cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as a person says them: 42 s, 12 min, 3.5 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
