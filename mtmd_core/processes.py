@@ -67,6 +67,22 @@ def signals_as_exceptions() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold SIGINT back until the block is left, so that a child which is being started is known when Ctrl-C comes.
+
+    For the main thread. The signal's handler is exchanged, not blocked: another thread would still receive it.
+    """
+    held: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if held:
+            signal.raise_signal(held[0])
+
+
 def die_with_parent(number: int = signal.SIGKILL) -> None:
     """Have this process end when its parent does, even if the parent is killed outright.
 

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mtmd_core.config import RunConfig, StudyConfig, checked, compose
 from mtmd_core.errors import ConfigurationError
+from mtmd_core.processes import uninterrupted
 from mtmd_core.strategies import TRANSFERS
 
 from .data import load_sites, make_phantoms
@@ -224,7 +225,8 @@ def _ended(pending: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[PlannedRu
         while waiting or running:
             while waiting and len(running) < jobs:
                 run = waiting.pop(0)
-                running.append((run, RunProcess(run.config, run.folder)))
+                with uninterrupted():
+                    running.append((run, RunProcess(run.config, run.folder)))
             time.sleep(LOOK_SECONDS)
             for run, process in [each for each in running if each[1].has_ended()]:
                 running.remove((run, process))
