@@ -17,9 +17,10 @@ class ConvBlock(nn.Sequential):
         outputs: int,
         kernel_size: int = 3,
         activation: nn.Module | None = None,
+        groups: int = 1,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2, bias=False)
+        self.conv = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2, groups=groups, bias=False)
         self.norm = DomainBatchNorm2d(routing, domains, outputs)
         self.activation = nn.ReLU(inplace=True) if activation is None else activation
 
@@ -34,10 +35,17 @@ class DoubleConv(nn.Sequential):
 class UpConv(nn.Sequential):
     """2×2 up-sampling followed by a shared 3×3 convolution block (section 2 of the method)."""
 
-    def __init__(self, routing: Routing, domains: list[str], inputs: int, outputs: int) -> None:
+    def __init__(
+        self,
+        routing: Routing,
+        domains: list[str],
+        inputs: int,
+        outputs: int,
+        activation: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
-        self.block = ConvBlock(routing, domains, inputs, outputs)
+        self.block = ConvBlock(routing, domains, inputs, outputs, activation=activation)
 
 
 class AttentionGate(nn.Module):
@@ -45,19 +53,26 @@ class AttentionGate(nn.Module):
 
     ``α = sigmoid(DSBN(ψ * ReLU(DSBN(W_x * x) + DSBN(W_g * g))))`` and the skip connection x becomes ``α · x``. The
     convolutions are 1×1 and shared; ``coefficients`` holds the last α [B, 1, H, W] while ``keep_coefficients`` is set.
+
+    Args:
+        routing: the layout of the batch.
+        domains: names of the domains.
+        channels: C of the skip connection x; the sum inside has half as many.
+        gate_channels: G of the gating signal g; C when not given.
     """
 
-    def __init__(self, routing: Routing, domains: list[str], channels: int) -> None:
+    def __init__(self, routing: Routing, domains: list[str], channels: int, gate_channels: int | None = None) -> None:
         super().__init__()
         inner = channels // 2
+        gating = channels if gate_channels is None else gate_channels
         self.skip = ConvBlock(routing, domains, channels, inner, kernel_size=1, activation=nn.Identity())
-        self.gate = ConvBlock(routing, domains, channels, inner, kernel_size=1, activation=nn.Identity())
+        self.gate = ConvBlock(routing, domains, gating, inner, kernel_size=1, activation=nn.Identity())
         self.score = ConvBlock(routing, domains, inner, 1, kernel_size=1, activation=nn.Sigmoid())
         self.keep_coefficients = False
         self.coefficients: Tensor | None = None
 
     def forward(self, skip: Tensor, gate: Tensor) -> Tensor:
-        """Both [B, C, H, W] → the attended skip connection, same shape."""
+        """Skip [B, C, H, W] and gate [B, G, H, W] → the attended skip connection, [B, C, H, W]."""
         coefficients = self.score(torch.relu(self.skip(skip) + self.gate(gate)))
         self.coefficients = coefficients.detach() if self.keep_coefficients else None
         return skip * coefficients

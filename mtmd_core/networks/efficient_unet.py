@@ -1,0 +1,65 @@
+"""Efficient-UNet: EfficientNet-B3 and a decoder of multi-domain MBConv blocks (the paper, Figure 3)."""
+
+import torch
+from torch import Tensor, nn
+
+from .blocks import ConvBlock
+from .domain_layers import Routing
+from .pretrained_unet import PretrainedUNet
+
+STAGES = (((136, 5, 5), (96, 3, 5)), ((48, 5, 3),), ((32, 3, 3),), ((24, 3, 2),), ((16, 3, 2),))
+"""Decoder stages at strides 16 to 1, each of runs of MBConv blocks: (channels, kernel size, how many)."""
+EXPANSIONS = (6, 6, 6, 1, 1)
+
+
+class EfficientUNet(PretrainedUNet):
+    encoder_name = "efficientnet_b3"
+    encoder_channels = (24, 32, 48, 136, 384)
+    up_channels = (384, 96, 48, 32, 16)
+    decoder_channels = tuple(runs[-1][0] for runs in STAGES)
+    activation = nn.SiLU
+
+    def _stage(self, stage: int, inputs: int, routing: Routing, domains: list[str]) -> nn.Module:
+        blocks = []
+        for channels, kernel_size, count in STAGES[stage]:
+            for _ in range(count):
+                blocks.append(MBConv(routing, domains, inputs, channels, kernel_size, EXPANSIONS[stage]))
+                inputs = channels
+        return nn.Sequential(*blocks)
+
+
+class MBConv(nn.Module):
+    """Multi-domain MBConv block."""
+
+    def __init__(
+        self, routing: Routing, domains: list[str], inputs: int, outputs: int, kernel_size: int, expansion: int
+    ) -> None:
+        super().__init__()
+        inner = expansion * outputs if expansion > 1 else inputs
+        self.expand = (
+            nn.Identity()
+            if expansion == 1
+            else ConvBlock(routing, domains, inputs, inner, 1, activation=nn.SiLU(inplace=True))
+        )
+        self.depthwise = ConvBlock(
+            routing, domains, inner, inner, kernel_size, activation=nn.SiLU(inplace=True), groups=inner
+        )
+        self.excite = SqueezeExcite(inner, inputs // 4)
+        self.project = ConvBlock(routing, domains, inner, outputs, 1, activation=nn.Identity())
+        self.residual = inputs == outputs
+
+    def forward(self, features: Tensor) -> Tensor:
+        inner = self.depthwise(self.expand(features))
+        outputs = self.project(self.excite(inner))
+        return features + outputs if self.residual else outputs
+
+
+class SqueezeExcite(nn.Module):
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, squeezed, 1)
+        self.expand = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        weights = self.expand(torch.nn.functional.silu(self.reduce(features.mean((2, 3), keepdim=True))))
+        return features * torch.sigmoid(weights)
