@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .domain_layers import DomainBatchNorm2d, Routing
 
@@ -36,16 +37,32 @@ class UpConv(nn.Sequential):
     """2×2 up-sampling followed by a shared 3×3 convolution block (section 2 of the method)."""
 
     def __init__(
-        self,
-        routing: Routing,
-        domains: list[str],
-        inputs: int,
-        outputs: int,
-        activation: nn.Module | None = None,
+        self, routing: Routing, domains: list[str], inputs: int, outputs: int, activation: nn.Module | None = None
     ) -> None:
         super().__init__()
         self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
         self.block = ConvBlock(routing, domains, inputs, outputs, activation=activation)
+
+
+class MergedUpConv(ConvBlock):
+    """As :class:`UpConv`, without the up-sampled features: half the arithmetic and a fraction of the memory.
+
+    Of the nine pixels under a 3×3 kernel on an image up-sampled 2×2 at most four differ, so that both are one transposed
+    convolution of stride 2 with the 4×4 kernel ``M W Mᵀ``. Merging costs time by the weight and saves time by the pixel: it
+    pays off at high resolutions with few channels.
+    """
+
+    def __init__(
+        self, routing: Routing, domains: list[str], inputs: int, outputs: int, activation: nn.Module | None = None
+    ) -> None:
+        super().__init__(routing, domains, inputs, outputs, activation=activation)
+        merge = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+        self.register_buffer("merge", merge, persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        kernel = self.merge @ self.conv.weight @ self.merge.T  # [outputs, inputs, 4, 4]
+        features = F.conv_transpose2d(features, kernel.transpose(0, 1), stride=2, padding=1)
+        return self.activation(self.norm(features))
 
 
 class AttentionGate(nn.Module):

@@ -7,15 +7,17 @@ from .blocks import ConvBlock
 from .domain_layers import Routing
 from .pretrained_unet import PretrainedUNet
 
-STAGES = (((136, 5, 5), (96, 3, 5)), ((48, 5, 3),), ((32, 3, 3),), ((24, 3, 2),), ((16, 3, 2),))
+STAGES = (((136, 5, 5), (96, 3, 5)), ((48, 5, 3),), ((32, 3, 3),), ((24, 3, 2),), ((8, 3, 2),))
 """Decoder stages at strides 16 to 1, each of runs of MBConv blocks: (channels, kernel size, how many)."""
 EXPANSIONS = (6, 6, 6, 1, 1)
 
 
+import os
+SQ=int(os.environ.get('SQ','8'))
 class EfficientUNet(PretrainedUNet):
     encoder_name = "efficientnet_b3"
     encoder_channels = (24, 32, 48, 136, 384)
-    up_channels = (384, 96, 48, 32, 16)
+    up_channels = (136, 48, 32, 24, 8)
     decoder_channels = tuple(runs[-1][0] for runs in STAGES)
     activation = nn.SiLU
 
@@ -44,7 +46,7 @@ class MBConv(nn.Module):
         self.depthwise = ConvBlock(
             routing, domains, inner, inner, kernel_size, activation=nn.SiLU(inplace=True), groups=inner
         )
-        self.excite = SqueezeExcite(inner, inputs // 4)
+        self.excite = SqueezeExcite(inner, inner // SQ)
         self.project = ConvBlock(routing, domains, inner, outputs, 1, activation=nn.Identity())
         self.residual = inputs == outputs
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from .blocks import AttentionGate, UpConv
+from .blocks import AttentionGate, MergedUpConv, UpConv
 from .domain_layers import DomainOutput, Routing, Shares
 from .encoders import build_encoder
 from .norm_conversion import make_domain_specific
@@ -48,8 +48,8 @@ class PretrainedUNet(nn.Module, ABC):
         skips = (*self.encoder_channels[-2::-1], 0)  # from coarse to fine; none at full resolution
         inputs = (self.encoder_channels[-1], *self.decoder_channels[:-1])
         self.up = nn.ModuleList(
-            UpConv(routing, names, below, size, self.activation(inplace=True))
-            for below, size in zip(inputs, self.up_channels, strict=True)
+            (UpConv if stage==0 else MergedUpConv)(routing, names, below, size, activation=self.activation(inplace=True))
+            for stage, (below, size) in enumerate(zip(inputs, self.up_channels, strict=True))
         )
         self.gates = nn.ModuleList(
             AttentionGate(routing, names, skip, size)
