@@ -1,19 +1,17 @@
 """Efficient-UNet: EfficientNet-B3 and a decoder of multi-domain MBConv blocks (the paper, Figure 3)."""
 
-import torch
 from torch import Tensor, nn
 
 from .blocks import ConvBlock
 from .domain_layers import Routing
 from .pretrained_unet import PretrainedUNet
+from .squeeze_excite import SqueezeExcite
 
 STAGES = (((136, 5, 5), (96, 3, 5)), ((48, 5, 3),), ((32, 3, 3),), ((24, 3, 2),), ((8, 3, 2),))
 """Decoder stages at strides 16 to 1, each of runs of MBConv blocks: (channels, kernel size, how many)."""
 EXPANSIONS = (6, 6, 6, 1, 1)
 
 
-import os
-SQ=int(os.environ.get('SQ','8'))
 class EfficientUNet(PretrainedUNet):
     encoder_name = "efficientnet_b3"
     encoder_channels = (24, 32, 48, 136, 384)
@@ -41,12 +39,12 @@ class MBConv(nn.Module):
         self.expand = (
             nn.Identity()
             if expansion == 1
-            else ConvBlock(routing, domains, inputs, inner, 1, activation=nn.SiLU(inplace=True))
+            else ConvBlock(routing, domains, inputs, inner, 1, activation=nn.SiLU())
         )
         self.depthwise = ConvBlock(
-            routing, domains, inner, inner, kernel_size, activation=nn.SiLU(inplace=True), groups=inner
+            routing, domains, inner, inner, kernel_size, activation=nn.SiLU(), groups=inner
         )
-        self.excite = SqueezeExcite(inner, inner // SQ)
+        self.excite = SqueezeExcite(inner, outputs)
         self.project = ConvBlock(routing, domains, inner, outputs, 1, activation=nn.Identity())
         self.residual = inputs == outputs
 
@@ -54,14 +52,3 @@ class MBConv(nn.Module):
         inner = self.depthwise(self.expand(features))
         outputs = self.project(self.excite(inner))
         return features + outputs if self.residual else outputs
-
-
-class SqueezeExcite(nn.Module):
-    def __init__(self, channels: int, squeezed: int) -> None:
-        super().__init__()
-        self.reduce = nn.Conv2d(channels, squeezed, 1)
-        self.expand = nn.Conv2d(squeezed, channels, 1)
-
-    def forward(self, features: Tensor) -> Tensor:
-        weights = self.expand(torch.nn.functional.silu(self.reduce(features.mean((2, 3), keepdim=True))))
-        return features * torch.sigmoid(weights)

@@ -48,7 +48,7 @@ class PretrainedUNet(nn.Module, ABC):
         skips = (*self.encoder_channels[-2::-1], 0)  # from coarse to fine; none at full resolution
         inputs = (self.encoder_channels[-1], *self.decoder_channels[:-1])
         self.up = nn.ModuleList(
-            (UpConv if stage==0 else MergedUpConv)(routing, names, below, size, activation=self.activation(inplace=True))
+            (UpConv if stage==0 else MergedUpConv)(routing, names, below, size, activation=self.activation())
             for stage, (below, size) in enumerate(zip(inputs, self.up_channels, strict=True))
         )
         self.gates = nn.ModuleList(
