@@ -3,9 +3,9 @@
 from torch import Tensor, nn
 
 from .blocks import ConvBlock
-from .domain_layers import Routing
+from .domain_layers import DomainBatchNorm2d, Routing
 from .pretrained_unet import PretrainedUNet
-from .squeeze_excite import SqueezeExcite
+from .squeeze_excite import ExcitedProjection
 
 STAGES = (((136, 5, 5), (96, 3, 5)), ((48, 5, 3),), ((32, 3, 3),), ((24, 3, 2),), ((8, 3, 2),))
 """Decoder stages at strides 16 to 1, each of runs of MBConv blocks: (channels, kernel size, how many)."""
@@ -44,11 +44,11 @@ class MBConv(nn.Module):
         self.depthwise = ConvBlock(
             routing, domains, inner, inner, kernel_size, activation=nn.SiLU(), groups=inner
         )
-        self.excite = SqueezeExcite(inner, outputs)
-        self.project = ConvBlock(routing, domains, inner, outputs, 1, activation=nn.Identity())
+        self.project = ExcitedProjection(nn.Conv2d(inner, outputs, 1), nn.Conv2d(outputs, inner, 1), nn.Conv2d(inner, outputs, 1, bias=False))
+        self.norm = DomainBatchNorm2d(routing, domains, outputs)
         self.residual = inputs == outputs
 
     def forward(self, features: Tensor) -> Tensor:
         inner = self.depthwise(self.expand(features))
-        outputs = self.project(self.excite(inner))
+        outputs = self.norm(self.project(inner))
         return features + outputs if self.residual else outputs

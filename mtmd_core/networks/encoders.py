@@ -3,7 +3,7 @@
 import timm
 from torch import nn
 from timm.models._efficientnet_blocks import SqueezeExcite as TSE
-from .squeeze_excite import SqueezeExcite
+from .squeeze_excite import ExcitedProjection
 import os
 
 def build_encoder(name: str) -> nn.Module:
@@ -11,10 +11,9 @@ def build_encoder(name: str) -> nn.Module:
     e= timm.create_model(name, pretrained=False, features_only=True)
     for m in e.modules():
         if isinstance(m,nn.SiLU): m.inplace=False
-    if 'NOSE' not in os.environ:
-      for m in list(e.modules()):
-        for n,c in m.named_children():
-            if isinstance(c,TSE):
-                s=SqueezeExcite(c.conv_reduce.in_channels,c.conv_reduce.out_channels); s.load_state_dict(c.state_dict())
-                setattr(m,n,s)
+    for m in list(e.modules()):
+        if isinstance(getattr(m,'se',None),TSE):
+            n='conv_pwl' if hasattr(m,'conv_pwl') else 'conv_pw'
+            setattr(m,n,ExcitedProjection(m.se.conv_reduce,m.se.conv_expand,getattr(m,n)))
+            m.se=nn.Identity()
     return e

@@ -1,72 +1,45 @@
-"""Squeeze-and-excite (Hu et al. 2020) with a backward pass of its own, for MBConv blocks."""
-
-from typing import Any
+"""Squeeze-and-excite (Hu et al. 2020) and the projection that follows it in an MBConv block."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class SqueezeExcite(nn.Module):
-    """``x · sigmoid(W_e silu(W_r GAP(x) + b_r) + b_e)``: channels are weighed by what the whole feature map holds.
+class ExcitedProjection(nn.Module):
+    """``W (x · sigmoid(W_e silu(W_r GAP(x) + b_r) + b_e))``: channels are weighed, then mixed by a 1×1 convolution.
 
-    Weights and biases are shared by all domains: no normalisation follows that could replace the biases. Names are those
-    of timm's layer, so that one takes the place of the other.
+    Weighing the channels of x is weighing the columns of W. Where an image has more pixels than W has rows, the second is
+    less work and spares several passes over feature maps, here and in the backward pass.
+
+    All weights and biases are shared by all domains; no normalisation follows the first two that could replace biases.
 
     Args:
-        channels: C of the input [B, C, H, W].
-        squeezed: channels of the layer between the two convolutions.
+        reduce: 1×1 convolution from C to fewer channels, with bias.
+        expand: 1×1 convolution back to C channels, with bias.
+        project: 1×1 convolution from C to O channels, without bias.
     """
 
-    def __init__(self, channels: int, squeezed: int) -> None:
+    def __init__(self, reduce: nn.Conv2d, expand: nn.Conv2d, project: nn.Conv2d) -> None:
         super().__init__()
-        self.conv_reduce = nn.Conv2d(channels, squeezed, kernel_size=1)
-        self.conv_expand = nn.Conv2d(squeezed, channels, kernel_size=1)
+        self.reduce = reduce
+        self.expand = expand
+        self.project = project
 
     def forward(self, features: Tensor) -> Tensor:
-        reduce, expand = self.conv_reduce, self.conv_expand
-        return _Excite.apply(features, reduce.weight, reduce.bias, expand.weight, expand.bias)
+        """[B, C, H, W] → [B, O, H, W]."""
+        batch, channels, height, width = features.shape
+        outputs, pixels = self.project.out_channels, height * width
+        last = features.is_contiguous(memory_format=torch.channels_last)
+        rows = features.permute(0, 2, 3, 1).flatten(1, 2) if last else features.flatten(2)  # [B, P, C] or [B, C, P]
+        weights = self._weights(rows.sum(1 if last else 2) / pixels)
+        if pixels < outputs:
+            return self.project(features * weights[:, :, None, None])
+        kernels = self.project.weight.view(1, outputs, channels) * weights[:, None]  # [B, O, C]
+        if last:
+            return (rows @ kernels.mT).view(batch, height, width, outputs).permute(0, 3, 1, 2)
+        return (kernels @ rows).view(batch, outputs, height, width)
 
-
-class _Excite(torch.autograd.Function):
-    """The formula in four passes over the feature map and back; composed of PyTorch's own operations it takes nine.
-
-    Multiplication and mean each send a gradient of full size back to x; here their sum is written at once.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, features: Tensor, reduce: Tensor, reduce_bias: Tensor, expand: Tensor, expand_bias: Tensor
-    ) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):  # the small layers keep their precision
-            mean = _pixel_sum(features).to(reduce.dtype) / features[0, 0].numel()  # [B, C]
-            hidden = F.linear(mean, reduce.flatten(1), reduce_bias)
-            weights = torch.sigmoid(F.linear(F.silu(hidden), expand.flatten(1), expand_bias))  # [B, C]
-            ctx.save_for_backward(features, mean, hidden, weights, reduce, expand)
-            return features * weights.to(features.dtype)[:, :, None, None]
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        features, mean, hidden, weights, reduce, expand = ctx.saved_tensors
-        at_weights = _pixel_sum(gradient * features).to(weights.dtype) * weights * (1 - weights)  # before the sigmoid
-        sigmoid = torch.sigmoid(hidden)
-        at_hidden = (at_weights @ expand.flatten(1)) * sigmoid * (1 + hidden * (1 - sigmoid))
-        at_mean = (at_hidden @ reduce.flatten(1)) / features[0, 0].numel()
-        at_features = torch.addcmul(
-            at_mean.to(gradient.dtype)[:, :, None, None], gradient, weights.to(gradient.dtype)[:, :, None, None]
-        )
-        return (
-            at_features,
-            (at_hidden.T @ mean).view_as(reduce),
-            at_hidden.sum(0),
-            (at_weights.T @ F.silu(hidden)).view_as(expand),
-            at_weights.sum(0),
-        )
-
-
-def _pixel_sum(features: Tensor) -> Tensor:
-    """[B, C, H, W] → [B, C], in the order in which the pixels lie in memory."""
-    if features.is_contiguous(memory_format=torch.channels_last):
-        return features.permute(0, 2, 3, 1).flatten(1, 2).sum(1)
-    return features.sum((2, 3))
+    def _weights(self, means: Tensor) -> Tensor:
+        """[B, C] → [B, C]."""
+        hidden = F.silu(F.linear(means, self.reduce.weight.flatten(1), self.reduce.bias))
+        return torch.sigmoid(F.linear(hidden, self.expand.weight.flatten(1), self.expand.bias))
