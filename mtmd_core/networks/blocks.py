@@ -74,14 +74,14 @@ class AttentionGate(nn.Module):
     Args:
         routing: the layout of the batch.
         domains: names of the domains.
-        channels: C of the skip connection x; the sum inside has half as many.
-        gate_channels: G of the gating signal g; C when not given.
+        channels: C of the skip connection x.
+        gate_channels: G of the gating signal g; C when not given. The sum inside has half of the smaller of both.
     """
 
     def __init__(self, routing: Routing, domains: list[str], channels: int, gate_channels: int | None = None) -> None:
         super().__init__()
-        inner = channels // 2
         gating = channels if gate_channels is None else gate_channels
+        inner = min(channels, gating) // 2
         self.skip = ConvBlock(routing, domains, channels, inner, kernel_size=1, activation=nn.Identity())
         self.gate = ConvBlock(routing, domains, gating, inner, kernel_size=1, activation=nn.Identity())
         self.score = ConvBlock(routing, domains, inner, 1, kernel_size=1, activation=nn.Sigmoid())

@@ -74,7 +74,9 @@ def _domain_specific(norm: nn.Module, name: str, routing: Routing, domains: list
     place = f"'{name}' is a {type(norm).__module__}.{type(norm).__qualname__}"
     if type(norm) not in PLAIN + WITH_ACTIVATION:
         known = ", ".join(kind.__name__ for kind in PLAIN + WITH_ACTIVATION)
-        raise TypeError(f"{place}, which cannot be made domain-specific without knowing what it does; known are: {known}")
+        raise TypeError(
+            f"{place}, which cannot be made domain-specific without knowing what it does; known are: {known}"
+        )
     weight, bias, mean, variance = norm.weight, norm.bias, norm.running_mean, norm.running_var
     momentum = getattr(norm, "momentum", 0.1)
     if any(value is None for value in (weight, bias, mean, variance, momentum)):

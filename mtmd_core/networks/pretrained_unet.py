@@ -2,15 +2,19 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
+import timm
 import torch
 from torch import Tensor, nn
 
 from .blocks import AttentionGate, MergedUpConv, UpConv
 from .domain_layers import DomainOutput, Routing, Shares
-from .encoders import build_encoder
 from .norm_conversion import make_domain_specific
 from .output import NetworkOutput, embed
+
+MERGE_UP_TO_CHANNELS = 256
+"""Where up-sampling starts from more channels than this, merging kernels costs more than it saves."""
 
 
 class PretrainedUNet(nn.Module, ABC):
@@ -19,10 +23,10 @@ class PretrainedUNet(nn.Module, ABC):
     The encoder's five features, at strides 2 to 32, are the scales s1…s5. The decoder goes from stride 32 to full
     resolution in five stages: 2×2 up-sampling and a shared 3×3 convolution block, the encoder's features of the same
     resolution through an attention gate (none at full resolution, where the encoder has no features), both concatenated,
-    and blocks. Its first four stages, at strides 16, 8, 4 and 2, are the scales s6…s9, mirroring s4…s1; the stage at full
-    resolution feeds the output layers and has no embedding.
+    and blocks. Its first four stages, at strides 16, 8, 4 and 2, are the scales s6…s9, which mirror s4…s1 **[ours]**: the
+    paper has nine scales, five of them in the encoder. Full resolution feeds the output layers and has no embedding.
 
-    A subclass says what the paper leaves to the encoder: its name, its widths and the blocks of a stage.
+    A subclass says what depends on the encoder: its name, the widths, the blocks of a stage.
 
     Args:
         domains: domain → number of classes, background included. May be empty: then only shared layers exist, which is
@@ -30,27 +34,27 @@ class PretrainedUNet(nn.Module, ABC):
     """
 
     stride = 32
-    encoder_name: str
+    encoder_name: ClassVar[str]
     """What timm calls the encoder."""
-    encoder_channels: tuple[int, ...]
+    encoder_channels: ClassVar[tuple[int, ...]]
     """Channels of the encoder's features at strides 2, 4, 8, 16, 32."""
-    up_channels: tuple[int, ...]
-    """Channels after the up-sampling to strides 16, 8, 4, 2, 1."""
-    decoder_channels: tuple[int, ...]
+    up_channels: ClassVar[tuple[int, ...]]
+    """Channels after up-sampling to strides 16, 8, 4, 2, 1."""
+    decoder_channels: ClassVar[tuple[int, ...]]
     """Channels after the decoder's stages at strides 16, 8, 4, 2, 1."""
-    activation: type[nn.Module]
+    activation: ClassVar[type[nn.Module]]
+    """Follows the convolution after up-sampling."""
+    memory_format: ClassVar[torch.memory_format] = torch.contiguous_format
+    """Of the features, whatever the images'."""
 
     def __init__(self, domains: Mapping[str, int]) -> None:
         super().__init__()
-        names = list(domains)
+        self.domains = names = list(domains)
         self.routing = routing = Routing()
-        self.encoder = make_domain_specific(build_encoder(self.encoder_name), routing, names)
-        skips = (*self.encoder_channels[-2::-1], 0)  # from coarse to fine; none at full resolution
+        self.encoder = self._encoder(None)
         inputs = (self.encoder_channels[-1], *self.decoder_channels[:-1])
-        self.up = nn.ModuleList(
-            (UpConv if stage==0 else MergedUpConv)(routing, names, below, size, activation=self.activation())
-            for stage, (below, size) in enumerate(zip(inputs, self.up_channels, strict=True))
-        )
+        skips = (*self.encoder_channels[-2::-1], 0)  # from coarse to fine; none at full resolution
+        self.up = nn.ModuleList(self._up(size, outputs) for size, outputs in zip(inputs, self.up_channels, strict=True))
         self.gates = nn.ModuleList(
             AttentionGate(routing, names, skip, size)
             for skip, size in zip(skips[:-1], self.up_channels[:-1], strict=True)
@@ -61,9 +65,32 @@ class PretrainedUNet(nn.Module, ABC):
         )
         self.output = DomainOutput(routing, domains, self.decoder_channels[-1])
 
+    @staticmethod
+    def adapt(encoder: nn.Module) -> None:
+        """Change a timm encoder, in place, where the network needs it otherwise; its parameters keep their values."""
+
     @abstractmethod
     def _stage(self, stage: int, inputs: int, routing: Routing, domains: list[str]) -> nn.Module:
         """Blocks of a decoder stage: [B, inputs, h, w] → [B, decoder_channels[stage], h, w]; stage 0 is at stride 16."""
+
+    def load_encoder(self, weights: Mapping[str, Tensor]) -> None:
+        """Put pre-trained weights into the encoder, a normalisation's into every domain's copy.
+
+        Args:
+            weights: the state of timm's encoder with ``features_only``, complete.
+        """
+        self.encoder.load_state_dict(self._encoder(weights).state_dict())
+
+    def _encoder(self, weights: Mapping[str, Tensor] | None) -> nn.Module:
+        encoder = timm.create_model(self.encoder_name, pretrained=False, features_only=True)
+        if weights is not None:
+            encoder.load_state_dict(weights)
+        self.adapt(encoder)
+        return make_domain_specific(encoder, self.routing, self.domains)
+
+    def _up(self, inputs: int, outputs: int) -> nn.Module:
+        kind = MergedUpConv if inputs <= MERGE_UP_TO_CHANNELS else UpConv
+        return kind(self.routing, self.domains, inputs, outputs, activation=self.activation())
 
     def forward(self, images: Tensor, shares: Shares, embeddings: bool = False) -> NetworkOutput:
         """Segment a batch.
@@ -74,7 +101,7 @@ class PretrainedUNet(nn.Module, ABC):
             embeddings: whether to compute the embeddings at the nine scales s1…s9 too.
         """
         self.routing.shares = shares
-        encoded = self.encoder(images.expand(-1, 3, -1, -1))
+        encoded = self.encoder(images.expand(-1, 3, -1, -1).contiguous(memory_format=self.memory_format))
         decoded = self._decode(encoded)
         return NetworkOutput(
             logits=self.output(decoded[-1]),
