@@ -18,6 +18,15 @@ POOL_FEATURES = 64
 STEM_WIDTH = 80
 """Channels between the two convolutions at stride 4, as in the encoder."""
 
+REDUCTIONS = {
+    InceptionB: (("branch3x3",), ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3")),
+    InceptionD: (
+        ("branch3x3_1", "branch3x3_2"),
+        ("branch7x7x3_1", "branch7x7x3_2", "branch7x7x3_3", "branch7x7x3_4"),
+    ),
+}
+"""Modules that halve the resolution: the layers of each branch besides the pooling, the last of them of stride 2."""
+
 
 class InceptionUNet(PretrainedUNet):
     """Inception-UNet: InceptionV3 (Szegedy et al. 2016) and a decoder symmetric to it (the paper, section 3.2 and Table 1).
@@ -72,18 +81,9 @@ class PaddedReduction(nn.Module):
         module: an ``InceptionB`` or ``InceptionD``, whose layers are taken over under their names.
     """
 
-    BRANCHES = {
-        InceptionB: (("branch3x3",), ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3")),
-        InceptionD: (
-            ("branch3x3_1", "branch3x3_2"),
-            ("branch7x7x3_1", "branch7x7x3_2", "branch7x7x3_3", "branch7x7x3_4"),
-        ),
-    }
-    """Layers of each branch besides the pooling; the last of a branch is the one of stride 2."""
-
     def __init__(self, module: InceptionB | InceptionD) -> None:
         super().__init__()
-        self.branches = self.BRANCHES[type(module)]
+        self.branches = REDUCTIONS[type(module)]
         for branch in self.branches:
             for name in branch:
                 self.add_module(name, getattr(module, name))

@@ -82,9 +82,15 @@ class PretrainedUNet(nn.Module, ABC):
         self.encoder.load_state_dict(self._encoder(weights).state_dict())
 
     def _encoder(self, weights: Mapping[str, Tensor] | None) -> nn.Module:
-        encoder = timm.create_model(self.encoder_name, pretrained=False, features_only=True)
+        with torch.device("meta"):  # timm's own first values take seconds and are replaced anyway
+            encoder = timm.create_model(self.encoder_name, pretrained=False, features_only=True)
+        encoder.to_empty(device=torch.get_default_device())
         if weights is not None:
             encoder.load_state_dict(weights)
+        else:
+            for module in encoder.modules():
+                if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):  # all that have parameters
+                    module.reset_parameters()
         self.adapt(encoder)
         return make_domain_specific(encoder, self.routing, self.domains)
 
