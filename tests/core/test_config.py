@@ -26,6 +26,7 @@ from mtmd_core.errors import ConfigurationError
         ("network.width=wide", "wide"),
         ("network.width=null", "null"),
         ("data.slice_size=250", "the nearest are 240 and 256"),
+        ("network.encoder_weights=imagenet", "att_unet has an encoder of its own, for which there are no weights"),
         ("training.learning_rate=0", "between 0 and 1"),
         ("training.learning_rate=nan", "between 0 and 1"),
         ("training.batch_size=0", "training.batch_size is 0; it must be at least 1"),
@@ -44,6 +45,39 @@ from mtmd_core.errors import ConfigurationError
 def test_what_cannot_be_used_is_refused_with_what_can(override, expected):
     with pytest.raises(ConfigurationError, match=re.escape(expected)):
         compose("simulate", [override])
+
+
+@pytest.mark.parametrize("network", ["inception_unet", "dense_unet", "efficient_unet"])
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("data.slice_size=48", "halves a slice 5 times, so it must be a multiple of 32: the nearest are 32 and 64"),
+        ("data.slice_size=16", "a multiple of 32: the nearest is 32"),
+        ("network.width=16", "only att_unet has a width to choose"),
+        ("network.encoder_weights=image_net", "it must be imagenet, none, or a file that ends in .pth or .safetensors"),
+    ],
+)
+def test_what_a_pretrained_network_cannot_use_is_refused(network, override, expected):
+    with pytest.raises(ConfigurationError, match=re.escape(expected)):
+        compose("simulate", [f"network={network}", override])
+
+
+@pytest.mark.parametrize(
+    ("network", "batch_size", "epochs", "learning_rate"),
+    [
+        ("att_unet", 18, 6, 5e-4),
+        ("inception_unet", 18, 6, 5e-4),
+        ("dense_unet", 12, 4, 1e-4),
+        ("efficient_unet", 12, 4, 5e-4),
+    ],
+)
+def test_every_network_comes_with_table_1(network, batch_size, epochs, learning_rate):
+    config = compose("simulate", [f"network={network}"])
+    assert config.network.name == network
+    assert config.network.encoder_weights == ("none" if network == "att_unet" else "imagenet")
+    training = config.training
+    assert (training.batch_size, training.epochs, training.learning_rate) == (batch_size, epochs, learning_rate)
+    compose("simulate", [f"network={network}", "network.encoder_weights=none"])
 
 
 def test_every_shipped_run_composes_to_the_hyper_parameters_of_table_1():
