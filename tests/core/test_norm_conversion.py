@@ -116,7 +116,7 @@ def test_a_type_that_is_not_known_is_refused_and_nothing_changed(norm):
 @pytest.mark.parametrize("option", [{"affine": False}, {"track_running_stats": False}, {"momentum": None}])
 def test_what_domain_specific_normalisation_has_and_the_layer_has_not_is_an_error(option):
     with pytest.raises(
-        ValueError, match="'0' is a .*BatchNorm2d without scale and shift, running statistics or a fixed"
+        ValueError, match=r"'0' is a .*BatchNorm2d without scale and shift, running statistics or a fixed"
     ):
         make_domain_specific(nn.Sequential(nn.BatchNorm2d(2, **option)), Routing(), ["ankle"])
 
