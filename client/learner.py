@@ -42,15 +42,14 @@ class Learner:
         self.data = data
         self.space = _label_space(plan, data)
         self.split = leave_one_out(list(data.exams), plan.fold)
-        self.network = build_network(
-            NetworkConfig(plan.network, plan.width), {self.space.domain: self.space.classes}, plan.seed
-        ).to(device)
+        network = NetworkConfig(plan.network, plan.width, plan.encoder_weights)
+        self.network = build_network(network, {self.space.domain: self.space.classes}, plan.seed).to(device)
         self.partition = partition(self.network, strategy_named(plan.strategy).sharing)
         self.optimiser = build_optimiser(self.network, plan.learning_rate)
         self.recipe = Recipe(plan.share, plan.learning_rate, plan.seed, plan.augment, plan.autocast)
         self.sources = {self.space.domain: [data.source(self.split.train, self.space.offset)]}
         self.card = ModelCard(
-            NetworkConfig(plan.network, plan.width),
+            network,
             plan.strategy,
             plan.slice_size,
             {data.site: SiteCard(self.space, data.structures, data.axis)},

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mtmd_core.config import NetworkConfig
+from mtmd_core.config import IMAGENET, NO_WEIGHTS, NetworkConfig
 from mtmd_core.data.dataset import load_dataset
 from mtmd_core.data.site_data import SiteData, load_site
 from mtmd_core.data.validation import check_dataset
@@ -118,6 +118,10 @@ class Site:
             raise RefusedPlanError(
                 f"the plan's strategy is '{plan.strategy}', but this site takes part in {', '.join(self.strategies)}: "
                 "add it to 'strategies' in site.yaml if all that it shares may leave"
+            )
+        if plan.encoder_weights not in (NO_WEIGHTS, IMAGENET):
+            raise RefusedPlanError(
+                f"the plan's encoder_weights is '{plan.encoder_weights}'; a site takes {IMAGENET} or {NO_WEIGHTS} alone"
             )
         for word in ("round", "local_steps", "share", "slice_size", "width"):
             if getattr(plan, word) < 1:

@@ -30,16 +30,26 @@ from mtmd_core.words import DEVICES, RELEASES, nearest
 
 MODES = ("centralised", "federated")
 SLICE_AXES = ("auto", "0", "1", "2")
-NETWORKS = ("att_unet",)
+STRIDES = {"att_unet": 16, "inception_unet": 32, "dense_unet": 32, "efficient_unet": 32}
+"""Network → what a slice's size must be a multiple of."""
+NETWORKS = tuple(STRIDES)
+NO_WEIGHTS = "none"
+IMAGENET = "imagenet"
+WEIGHT_FILES = (".pth", ".safetensors")
 EXPERIMENTS = ("demo", "phantoms", "study", "table1", "table2", "table3", "table4")
 
 
 @dataclass
 class NetworkConfig:
-    """Which network, and how wide: ``width`` is the number of channels at full resolution (32 in the paper)."""
+    """Which network, how wide, and where its encoder's first weights come from.
+
+    ``width`` is the number of channels at full resolution (32 in the paper) of Att-UNet; the others' are fixed.
+    ``encoder_weights`` is ``imagenet``, ``none``, or a file with the state of timm's classifier, .pth or .safetensors.
+    """
 
     name: str = "att_unet"
     width: int = 32
+    encoder_weights: str = NO_WEIGHTS
 
 
 @dataclass
@@ -260,11 +270,11 @@ def checked(config: RunConfig) -> RunConfig:
         raise ConfigurationError(
             f"strategy={config.strategy} is for mode=centralised; mode=federated knows {', '.join(FEDERATED_STRATEGIES)}."
         )
-    if config.data.slice_size % 16:
-        lower = config.data.slice_size // 16 * 16
+    _check_network(config.network, config.data.slice_size)
+    if config.mode == "federated" and config.network.encoder_weights not in (IMAGENET, NO_WEIGHTS):
         raise ConfigurationError(
-            f"data.slice_size is {config.data.slice_size}; {config.network.name} halves a slice four times, so it must "
-            f"be a multiple of 16: the nearest are {lower} and {lower + 16}."
+            f"network.encoder_weights is '{config.network.encoder_weights}', a file of this machine, which sites do not have; "
+            f"mode=federated takes {IMAGENET}, which every site loads for itself, or {NO_WEIGHTS}."
         )
     config.sites = {} if config.sites is None else config.sites
     if not isinstance(config.sites, dict) or not all(isinstance(folder, str) for folder in config.sites.values()):
@@ -301,6 +311,34 @@ def _check_study(study: StudyConfig) -> None:
             strategy_named(strategy)
     if min(study.folds) < 0:
         raise ConfigurationError(f"study.folds has {min(study.folds)}; folds are counted from 0.")
+
+
+def _check_network(network: NetworkConfig, slice_size: int) -> None:
+    stride = STRIDES[network.name]
+    if slice_size % stride:
+        lower = slice_size // stride * stride
+        nearest_sizes = f"the nearest are {lower} and {lower + stride}" if lower else f"the nearest is {stride}"
+        raise ConfigurationError(
+            f"data.slice_size is {slice_size}; {network.name} halves a slice {stride.bit_length() - 1} times, so it must "
+            f"be a multiple of {stride}: {nearest_sizes}."
+        )
+    if network.name == "att_unet":
+        if network.encoder_weights != NO_WEIGHTS:
+            raise ConfigurationError(
+                f"network.encoder_weights is '{network.encoder_weights}', but att_unet has an encoder of its own, for "
+                f"which there are no weights: it must be {NO_WEIGHTS}."
+            )
+        return
+    if network.width != NetworkConfig.width:
+        raise ConfigurationError(
+            f"network.width is {network.width}, but only att_unet has a width to choose; {network.name}'s follow from its "
+            "encoder: leave network.width out."
+        )
+    if network.encoder_weights not in (IMAGENET, NO_WEIGHTS) and not network.encoder_weights.endswith(WEIGHT_FILES):
+        raise ConfigurationError(
+            f"network.encoder_weights is '{network.encoder_weights}'; it must be {IMAGENET}, {NO_WEIGHTS}, or a file that "
+            f"ends in {' or '.join(WEIGHT_FILES)}."
+        )
 
 
 def _check_sites_together(config: RunConfig) -> None:

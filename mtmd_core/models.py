@@ -1,12 +1,12 @@
 """Trained networks on disk: one file holds the weights and all that is needed to use them on a new exam."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
-from mtmd_core.config import NetworkConfig
+from mtmd_core.config import NO_WEIGHTS, NetworkConfig
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.networks.build import build_network
 from mtmd_core.strategies import LabelSpace
@@ -88,6 +88,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
             for name, site in facts["sites"].items()
         },
     )
-    network = build_network(card.network, card.domains, seed=0)
+    unloaded = replace(card.network, encoder_weights=NO_WEIGHTS)  # the file has the encoder's weights as trained
+    network = build_network(unloaded, card.domains, seed=0)
     network.load_state_dict(tensors)
     return network.eval(), card

@@ -32,7 +32,7 @@ FAREWELL = "query.farewell"
 PLAN, SHARED, METRICS, RECEIPT, FACTS, GOODBYE = "plan", "shared", "metrics", "receipt", "facts", "farewell"
 """Names of the records in a message."""
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised whenever the records change; a site refuses a server of another protocol."""
 
 Scalar = bool | int | float | str
@@ -65,9 +65,10 @@ class RoundPlan:
     """What the coordinator asks of one site in one visit.
 
     ``round`` counts from 1. A TRAIN visit of round r brings the shared parameters that round r−1 ended with, an
-    EVALUATE visit of round r those that round r ended with. ``label_classes`` is 0 where the site keeps its own label
-    space, else the size of the union, in which the site's structures follow ``label_offset``. ``best_round`` is the
-    best one so far (0: none known), whose private parameters a site keeps.
+    EVALUATE visit of round r those that round r ended with. ``encoder_weights`` is a word whose meaning a site looks up for
+    itself, never a path. ``label_classes`` is 0 where the site keeps its own label space, else the size of the union, in
+    which the site's structures follow ``label_offset``. ``best_round`` is the best one so far (0: none known), whose private
+    parameters a site keeps.
     """
 
     run: str
@@ -75,6 +76,7 @@ class RoundPlan:
     strategy: str
     network: str
     width: int
+    encoder_weights: str
     slice_size: int
     slice_axis: str
     fold: int

@@ -65,6 +65,7 @@ class Plans:
             strategy=config.strategy,
             network=config.network.name,
             width=config.network.width,
+            encoder_weights=config.network.encoder_weights,
             slice_size=config.data.slice_size,
             slice_axis=config.data.slice_axis,
             fold=config.fold,

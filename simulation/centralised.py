@@ -9,6 +9,7 @@ from torch import nn
 
 from mtmd_core.config import NetworkConfig, RunConfig
 from mtmd_core.data.site_data import SiteData
+from mtmd_core.data.split import Split
 from mtmd_core.devices import choose_device
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.evaluation import SiteScores
@@ -38,9 +39,11 @@ def run_centralised(
     objective = Segmentation(contrast_term(config, strategy.contrast), prior)
     scores: dict[str, SiteScores] = {}
     chosen: dict[str, int] = {}
+    splits: dict[str, Split] = {}
     origin: nn.Module | None = None
     for group in groups(config, sites):
         pool = Pool(config, group)
+        splits |= pool.splits
         name = next(iter(group)) if len(group) < len(sites) or len(sites) == 1 else "all_sites"
         display.stage(f"training {name}")
         network = build_network(config.network, pool.classes, config.seed)
@@ -54,8 +57,7 @@ def run_centralised(
         else:
             scores |= pool.evaluate(network, "test")
     summaries = {
-        site: own.summary | {"step": chosen[site], "split": Pool(config, {site: sites[site]}).splits[site].as_dict()}
-        for site, own in scores.items()
+        site: own.summary | {"step": chosen[site], "split": splits[site].as_dict()} for site, own in scores.items()
     }
     forget_checkpoints(folder)
     return summarise_run(summaries), scores

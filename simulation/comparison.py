@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Column, Table
 
+from mtmd_core.config import NO_WEIGHTS
 from mtmd_core.scores import METRICS_3D
 from mtmd_core.statistics import Difference, mean_and_deviation, paired_difference
 from mtmd_core.strategies import strategy_named
@@ -72,17 +73,12 @@ def methods_of(outcome: Outcome) -> list[Method]:
         source = strategy_named(strategy).source
         sites = tuple(site for site in sorted(run.config.sites) if site != source)
         method = found.setdefault(
-            (network, strategy), Method(network, strategy, encoder_weights(run.config.network), sites, {})
+            (network, strategy), Method(network, strategy, run.config.network.encoder_weights, sites, {})
         )
         summary = outcome.summaries.get(RunKey(network, strategy, fold))
         if summary is not None:
             method.folds[fold] = {site: summary["sites"][site]["foreground_mean"] for site in sites}
     return list(found.values())
-
-
-def encoder_weights(network: object) -> str:
-    """Where a network's encoder starts from: "none" where it is drawn at random."""
-    return getattr(network, "encoder_weights", "none")
 
 
 def reference_of(method: Method, methods: Sequence[Method]) -> Method | None:
@@ -130,7 +126,7 @@ def print_comparison(methods: Sequence[Method], console: Console) -> None:
 
 def encoder_of(weights: str) -> str:
     """What a printed table says of where an encoder starts from."""
-    return "not pre-trained" if weights == "none" else f"encoder from {weights}"
+    return "not pre-trained" if weights == NO_WEIGHTS else f"encoder from {weights}"
 
 
 def empty_if_undefined(value: float, digits: int = 4) -> float | None:

@@ -42,8 +42,9 @@ def run(config: RunConfig, sites: dict[str, SiteData], folder: Path, console: Co
         train, steps = run_centralised, total_steps(config, sites)
     with RunDisplay(steps, console) as display:
         summary, scores = train(config, sites, folder, display)
-    facts = {"mode": config.mode, "strategy": config.strategy, "network": config.network.name, "fold": config.fold}
-    summary = facts | {"seed": config.seed, "seconds": round(time.monotonic() - started, 1)} | summary
+    facts = {"mode": config.mode, "strategy": config.strategy, "network": config.network.name}
+    facts |= {"encoder_weights": config.network.encoder_weights, "fold": config.fold, "seed": config.seed}
+    summary = facts | {"seconds": round(time.monotonic() - started, 1)} | summary
     write_json(folder / SLICE_SCORES, {site: own.slices for site, own in scores.items()})
     write_json(folder / SUMMARY, summary)
     _print_scores(summary, folder, console)

@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mtmd_core.config import RunConfig, StudyConfig, checked, compose
+from mtmd_core.config import NETWORKS, RunConfig, StudyConfig, checked, compose
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.processes import uninterrupted
 from mtmd_core.strategies import TRANSFERS
@@ -32,6 +32,11 @@ CHOSEN_BY = {
     "fold": "study.folds",
 }
 """Words of one run → the words of a study that take their place."""
+TAKERS = {
+    "network.width": ("att_unet",),
+    "network.encoder_weights": tuple(network for network in NETWORKS if network != "att_unet"),
+}
+"""Words that not every network knows → those that do."""
 LOOK_SECONDS = 0.1
 """Pause between two looks at the running processes."""
 
@@ -85,7 +90,7 @@ def conduct(
         ConfigurationError: before anything runs, if a run cannot be as it is asked for, or its folder holds another one.
         DataError: before anything runs, for exams that cannot be used.
     """
-    configs = {network: compose_network(words, network) for network in config.study.networks}
+    configs = {network: compose_network(words, network, config.study.networks) for network in config.study.networks}
     sites = config.sites or make_phantoms(config, console)
     planned = plan_runs(replace(config, sites=sites), configs, folder, wanted)
     summaries = {
@@ -134,19 +139,25 @@ def plan_runs(
     return planned
 
 
-def compose_network(words: Sequence[str], network: str) -> RunConfig:
+def compose_network(words: Sequence[str], network: str, others: Sequence[str] = ()) -> RunConfig:
     """The configuration of a network's runs: its own file's hyper-parameters, then the words of the command line.
+
+    A word that means nothing to this network, but does to ``others`` of the study, is theirs alone.
 
     Raises:
         ConfigurationError: for a word that chooses one run where a study makes several.
     """
+    own = []
     for override in OverridesParser.create().parse_overrides(list(words)):
+        takers = TAKERS.get(override.key_or_group, NETWORKS)
+        if network in takers or not set(takers) & set(others):
+            own.append(override.input_line)
         if override.key_or_group in CHOSEN_BY:
             raise ConfigurationError(
                 f"this experiment makes several runs: instead of {override.input_line}, write "
                 f"{CHOSEN_BY[override.key_or_group]}=[...]."
             )
-    return replace(compose("simulate", [*words, f"network={network}"]), experiment=None)
+    return replace(compose("simulate", [*own, f"network={network}"]), experiment=None)
 
 
 def strategies_of(study: StudyConfig, sites: Iterable[str]) -> list[str]:

@@ -6,15 +6,27 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from mtmd_core.config import NetworkConfig
+from mtmd_core.config import NETWORKS, NO_WEIGHTS, NetworkConfig
+from mtmd_core.errors import ConfigurationError
 from mtmd_core.seeds import generator
+from mtmd_core.words import nearest
 
 from .att_unet import AttUNet
 from .autoencoder import Autoencoder
+from .dense_unet import DenseUNet
 from .domain_layers import DomainOutput
+from .efficient_unet import EfficientUNet
+from .encoder_weights import read_encoder_weights
+from .inception_unet import InceptionUNet
+from .pretrained_unet import PretrainedUNet
 
-NETWORKS: dict[str, type[nn.Module]] = {"att_unet": AttUNet, "autoencoder": Autoencoder}
-"""Networks by the names that configurations and models use."""
+WITH_WIDTH: dict[str, type[nn.Module]] = {"att_unet": AttUNet, "autoencoder": Autoencoder}
+PRETRAINED: dict[str, type[PretrainedUNet]] = {
+    "inception_unet": InceptionUNet,
+    "dense_unet": DenseUNet,
+    "efficient_unet": EfficientUNet,
+}
+
 FOREGROUND_PRIOR = 0.05
 """Share of foreground pixels that an untrained network expects."""
 OUTPUT_SPREAD = 0.1
@@ -22,23 +34,41 @@ OUTPUT_SPREAD = 0.1
 
 
 def build_network(config: NetworkConfig, domains: Mapping[str, int], seed: int) -> nn.Module:
-    """Build a network and initialise it.
+    """Build a network and initialise it; an encoder's pre-trained weights, where asked for, take the place of drawn ones.
 
     Args:
-        config: which network and how wide.
+        config: which network, how wide, and where its encoder's weights come from.
         domains: domain → number of classes, background included; empty for shared layers only.
         seed: of the run; see :func:`initialise`.
+
+    Raises:
+        ConfigurationError: for an unknown network, or if the weights that are asked for cannot be had.
     """
-    network = NETWORKS[config.name](domains, config.width)
+    network = _uninitialised(config, domains)
     initialise(network, seed)
+    if config.encoder_weights != NO_WEIGHTS:
+        if not isinstance(network, PretrainedUNet):
+            raise ConfigurationError(
+                f"network.encoder_weights is '{config.encoder_weights}', but {config.name} has an encoder of its own, "
+                f"for which there are no weights: give network.encoder_weights={NO_WEIGHTS}."
+            )
+        network.load_encoder(read_encoder_weights(config.encoder_weights, network.encoder_name))
     return network
 
 
 def count_parameters(config: NetworkConfig) -> int:
-    """Shared parameters of a network, counted without allocating any of them."""
+    """Shared parameters of a network, counted without allocating any of them or looking for an encoder's weights."""
     with torch.device("meta"):
-        network = NETWORKS[config.name]({}, config.width)
+        network = _uninitialised(config, {})
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _uninitialised(config: NetworkConfig, domains: Mapping[str, int]) -> nn.Module:
+    if config.name in WITH_WIDTH:
+        return WITH_WIDTH[config.name](domains, config.width)
+    if config.name in PRETRAINED:
+        return PRETRAINED[config.name](domains)
+    raise ConfigurationError(f"network.name is '{config.name}'; {nearest(config.name, NETWORKS)}")
 
 
 def initialise(network: nn.Module, seed: int) -> None:

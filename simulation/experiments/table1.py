@@ -1,7 +1,7 @@
 """``experiment=table1``: trainable parameters of every network and strategy beside Table 1 of the paper."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from mtmd_core.config import NETWORKS, NetworkConfig, RunConfig
+from mtmd_core.config import NETWORKS, NO_WEIGHTS, NetworkConfig, RunConfig
 from mtmd_core.durable import write_csv
 from mtmd_core.networks.build import build_network
 from mtmd_core.parameters import partition
@@ -66,9 +66,7 @@ def _builders(config: RunConfig, words: Sequence[str]) -> dict[str, Builder]:
     """The networks of Table 1, each as its own file of the configuration and the command line describe it."""
     plans = {"autoencoder": NetworkConfig("autoencoder", config.autoencoder.width)}
     for network in (name for name in designs() if name in NETWORKS):
-        plans[network] = compose_network(words, network).network
-        if hasattr(plans[network], "encoder_weights"):
-            plans[network] = dataclasses.replace(plans[network], encoder_weights="none")
+        plans[network] = replace(compose_network(words, network, NETWORKS).network, encoder_weights=NO_WEIGHTS)
     return {network: lambda domains, plan=plan: build_network(plan, domains, seed=0) for network, plan in plans.items()}
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from mtmd_core.config import NO_WEIGHTS
+
 DOMAINS = {"ankle": 4, "knee": 5, "shoulder": 3}
 """The paper's joints and their classes, background included (section 3.1)."""
 
@@ -75,7 +77,7 @@ def scores_2d() -> dict[tuple[str, str], Figures]:
 
 def like_with_like(network: str, encoder_weights: str) -> bool:
     """Whether the paper trained a network from the same kind of encoder: pre-trained, or drawn at random ("none")."""
-    return network in designs() and designs()[network].pretrained == (encoder_weights != "none")
+    return network in designs() and designs()[network].pretrained == (encoder_weights != NO_WEIGHTS)
 
 
 def _rows(name: str) -> list[dict[str, str]]:

@@ -24,6 +24,7 @@ PLAN = RoundPlan(
     strategy="dsl",
     network="att_unet",
     width=4,
+    encoder_weights="none",
     slice_size=16,
     slice_axis="auto",
     fold=0,
@@ -64,6 +65,7 @@ def shared() -> dict:
         ({"width": 4096}, "max_parameters is 500000000"),
         ({"local_steps": 0}, "local_steps is 0"),
         ({"share": -1}, "share is -1"),
+        ({"encoder_weights": "/etc/passwd"}, "takes imagenet or none alone"),
     ],
 )
 def test_a_plan_beyond_the_sites_own_limits_is_refused(site: Site, change: dict, text: str) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
-from mtmd_core.config import compose, decisive_words, known_words, load_config, save_config, share_of_batch
+from mtmd_core.config import LossConfig, compose, decisive_words, known_words, load_config, save_config, share_of_batch
 from mtmd_core.errors import ConfigurationError
 
 
@@ -28,6 +28,7 @@ from mtmd_core.errors import ConfigurationError
         ("network.width=wide", "wide"),
         ("network.width=null", "null"),
         ("data.slice_size=250", "the nearest are 240 and 256"),
+        ("network.encoder_weights=imagenet", "att_unet has an encoder of its own, for which there are no weights"),
         ("training.learning_rate=0", "between 0 and 1"),
         ("training.learning_rate=nan", "between 0 and 1"),
         ("training.batch_size=0", "training.batch_size is 0; it must be at least 1"),
@@ -58,6 +59,49 @@ from mtmd_core.errors import ConfigurationError
 def test_what_cannot_be_used_is_refused_with_what_can(override, expected):
     with pytest.raises(ConfigurationError, match=re.escape(expected)):
         compose("simulate", [override])
+
+
+@pytest.mark.parametrize("network", ["inception_unet", "dense_unet", "efficient_unet"])
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("data.slice_size=48", "halves a slice 5 times, so it must be a multiple of 32: the nearest are 32 and 64"),
+        ("data.slice_size=16", "a multiple of 32: the nearest is 32"),
+        ("network.width=16", "only att_unet has a width to choose"),
+        ("network.encoder_weights=image_net", "it must be imagenet, none, or a file that ends in .pth or .safetensors"),
+    ],
+)
+def test_what_a_pretrained_network_cannot_use_is_refused(network, override, expected):
+    with pytest.raises(ConfigurationError, match=re.escape(expected)):
+        compose("simulate", [f"network={network}", override])
+
+
+def test_a_file_of_weights_is_for_pooled_data_alone():
+    words = ["network=dense_unet", "network.encoder_weights=weights.pth"]
+    assert compose("simulate", [*words, "mode=centralised"]).network.encoder_weights == "weights.pth"
+    with pytest.raises(ConfigurationError, match=r"'weights.pth', a file of this machine, which sites do not have"):
+        compose("simulate", [*words, "mode=federated"])
+
+
+@pytest.mark.parametrize(
+    ("network", "batch_size", "epochs", "learning_rate", "msc_weight"),
+    [
+        ("att_unet", 18, 6, 5e-4, 0.5),
+        ("inception_unet", 18, 6, 5e-4, 0.5),
+        ("dense_unet", 12, 4, 1e-4, 0.05),
+        ("efficient_unet", 12, 4, 5e-4, 0.05),
+    ],
+)
+def test_every_network_comes_with_table_1_and_its_own_weight_of_the_contrast(
+    network, batch_size, epochs, learning_rate, msc_weight
+):
+    config = compose("simulate", [f"network={network}"])
+    assert config.network.name == network
+    assert config.network.encoder_weights == ("none" if network == "att_unet" else "imagenet")
+    training = config.training
+    assert (training.batch_size, training.epochs, training.learning_rate) == (batch_size, epochs, learning_rate)
+    assert config.loss == LossConfig(0.1, 0.05, msc_weight, 0.1, 0.1)
+    compose("simulate", [f"network={network}", "network.encoder_weights=none"])
 
 
 def test_every_shipped_run_composes_to_the_hyper_parameters_of_table_1():

@@ -23,6 +23,7 @@ PLAN = RoundPlan(
     strategy="dsl",
     network="att_unet",
     width=32,
+    encoder_weights="none",
     slice_size=256,
     slice_axis="auto",
     fold=0,

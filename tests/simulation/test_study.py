@@ -42,7 +42,8 @@ def study_words(folders: dict[str, Path], folder: Path, *words: str) -> list[str
 def plan(folders: dict[str, Path], folder: Path, *words: str) -> list[PlannedRun]:
     words = study_words(folders, folder, *words)
     config = compose("simulate", words)
-    return plan_runs(config, {network: compose_network(words, network) for network in config.study.networks}, folder)
+    networks = config.study.networks
+    return plan_runs(config, {network: compose_network(words, network, networks) for network in networks}, folder)
 
 
 def stamps(folder: Path) -> dict[Path, int]:
@@ -158,6 +159,14 @@ def test_every_networks_own_file_has_the_hyper_parameters_of_table_1(network: st
         design.epochs,
         design.learning_rate,
     )
+
+
+def test_a_word_that_one_network_alone_knows_is_its_alone() -> None:
+    words, both = ["network.width=16", "network.encoder_weights=none"], ["att_unet", "dense_unet"]
+    att_unet, dense_unet = (compose_network(words, network, both).network for network in both)
+    assert (att_unet.width, dense_unet.width, dense_unet.encoder_weights) == (16, 32, "none")
+    with pytest.raises(ConfigurationError, match="only att_unet has a width"):
+        compose_network(words, "dense_unet", ["dense_unet"])
 
 
 @pytest.mark.parametrize("network", NETWORKS)
