@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from .blocks import ConvBlock
 from .domain_layers import DomainBatchNorm2d, Routing
-from .excited_projection import ExcitedProjection
+from .excited_projection import ExcitedProjection, PointwiseConv2d
 from .pretrained_unet import PretrainedUNet
 
 STAGES = (
@@ -24,17 +24,18 @@ class EfficientUNet(PretrainedUNet):
     """Efficient-UNet: EfficientNet-B3 (Tan and Le 2019) and a symmetric decoder of MBConv blocks (the paper, Figure 3).
 
     Figure 3 gives the blocks ×5 ×5 ×3 ×3 ×2 ×2 and the kinds MBConv6 and MBConv1 with 3×3 and 5×5 kernels. Widths are
-    ours: up-sampling leads to the encoder's 136, 48, 32, 24 channels at strides 16 to 2, each stage ends with the encoder's
-    (96 at stride 16, where two of the encoder's stages lie), and full resolution, which the encoder does not have, gets 8: a
-    block there costs four times one of the same width at stride 2. Squeeze-and-excite goes through as many channels
-    as the block ends with, more than in the encoder: parameters that cost next to no time.
+    ours, as many parameters as Table 1 says where they cost least time. Each stage ends with the encoder's channels at its
+    stride (136, then 96 at stride 16, where two of the encoder's stages lie), and full resolution, which the encoder does
+    not have, gets 8: a block there costs four times one of the same width at stride 2. Up-sampling leads to 96, 48, 24, 16
+    and 8. Squeeze-and-excite goes through as many channels as the block ends with, more than in the encoder, for next
+    to no time.
 
     Runs in channels-last whatever the memory format of the images: depth-wise convolutions are several times as fast.
     """
 
     encoder_name = "efficientnet_b3"
     encoder_channels = (24, 32, 48, 136, 384)
-    up_channels = (136, 48, 32, 24, 8)
+    up_channels = (96, 48, 24, 16, 8)
     decoder_channels = tuple(runs[-1][0] for runs in STAGES)
     activation = nn.SiLU
     memory_format = torch.channels_last
@@ -89,7 +90,7 @@ class MBConv(nn.Module):
         self.project = ExcitedProjection(
             reduce=nn.Conv2d(inner, outputs, kernel_size=1),
             expand=nn.Conv2d(outputs, inner, kernel_size=1),
-            project=nn.Conv2d(inner, outputs, kernel_size=1, bias=False),
+            project=PointwiseConv2d(inner, outputs),
         )
         self.norm = DomainBatchNorm2d(routing, domains, outputs)
         self.residual = inputs == outputs
@@ -98,3 +99,9 @@ class MBConv(nn.Module):
         """[B, inputs, H, W] → [B, outputs, H, W]."""
         outputs = self.norm(self.project(self.depthwise(self.expand(features))))
         return features + outputs if self.residual else outputs
+
+
+def _pointwise(convolution: nn.Conv2d) -> PointwiseConv2d:
+    replacement = PointwiseConv2d(convolution.in_channels, convolution.out_channels)
+    replacement.weight = convolution.weight
+    return replacement

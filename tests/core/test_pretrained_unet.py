@@ -53,7 +53,7 @@ def test_parameters_are_as_many_as_in_table_1(name):
     for domains, expected in zip(({EVERY_SITE: 10}, DOMAINS), TABLE_1[name], strict=True):
         network = on_meta(name, domains)
         sizes = {key: parameter.numel() for key, parameter in network.named_parameters()}
-        assert sum(sizes.values()) == pytest.approx(expected, rel=0.01)
+        assert sum(sizes.values()) == pytest.approx(expected, rel=0.02)
         private = sum(sizes.get(key, 0) for key in partition(network, Sharing.CONVOLUTIONS).private)
         assert 0 < private / sum(sizes.values()) <= 0.03
 
