@@ -80,7 +80,7 @@ def fit(trainee: Trainee, folder: Path, display: RunDisplay) -> int:
         )
         progress.step = stop
         mean = sum(values[VALIDATION_DICE] for values in metrics.values()) / len(metrics)
-        if mean > progress.best_dice:
+        if mean >= progress.best_dice:  # of two that score alike, the one that was trained longer
             progress.best_dice, progress.best_step = mean, stop
             progress.best = {key: value.clone() for key, value in network.state_dict().items()}
             save_tensors(folder / "checkpoints" / f"{trainee.name}.safetensors", progress.best, {"step": stop})

@@ -8,12 +8,17 @@ import torch
 from rich.console import Console
 from tiny_sites import SITES, run_words, write_sites
 
-from mtmd_core.config import compose
+from mtmd_core.config import NetworkConfig, compose
+from mtmd_core.data.site_data import load_site
 from mtmd_core.errors import ConfigurationError, RunFailedError
 from mtmd_core.models import load_model
+from mtmd_core.networks.build import build_network
+from mtmd_core.objectives import Segmentation
 from mtmd_core.tensor_files import load_tensors
+from mtmd_core.training import Recipe
+from simulation import fit
 from simulation.command import simulate
-from simulation.progress import RunDisplay
+from simulation.progress import VALIDATION_DICE, RunDisplay
 
 AUTOENCODER = ("autoencoder.width=4", "autoencoder.batch_size=6", "autoencoder.steps=4")
 
@@ -153,6 +158,27 @@ def test_a_damaged_checkpoint_costs_its_stage_and_nothing_else(
     one, other = model(tmp_path / "whole"), model(tmp_path / "stopped")
     assert all(torch.equal(one[key], other[key]) for key in one)
     assert lines(tmp_path / "stopped") == lines(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("dice", "best"), [((0, 0, 0), 6), ((0.2, 0.5, 0.1), 4), ((0.5, 0.2, 0.5), 6)], ids=str)
+def test_the_best_state_is_kept_and_of_equals_the_later_one(
+    folders: dict[str, Path], tmp_path: Path, dice: tuple[float, ...], best: int
+) -> None:
+    scores = iter(dice)
+    network = build_network(NetworkConfig(width=4), {"knee": 3}, seed=0)
+    data = load_site("knee", folders["knee"], 16, "auto", tmp_path / "cache")
+    states = []
+
+    def validate() -> dict[str, dict[str, float]]:
+        states.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+        return {"knee": {VALIDATION_DICE: next(scores)}}
+
+    trainee = fit.Trainee(
+        "knee", network, Segmentation(), {"knee": [data.source(list(data.exams))]}, Recipe(2, 1e-3, 0), 6, 2, validate
+    )
+    assert fit.fit(trainee, tmp_path, RunDisplay(6, Console(quiet=True))) == best
+    kept = states[best // 2 - 1]
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in network.state_dict().items())
 
 
 def test_a_finished_run_is_not_made_again(
