@@ -48,11 +48,12 @@ class EfficientUNet(PretrainedUNet):
                 module.inplace = False
         for stage in encoder.blocks:
             for block in stage:
-                name = (
-                    "conv_pwl" if hasattr(block, "conv_pwl") else "conv_pw"
-                )  # without expansion there is one 1×1 only
-                projection = ExcitedProjection(block.se.conv_reduce, block.se.conv_expand, getattr(block, name))
-                setattr(block, name, projection)
+                for name in ("conv_pw", "conv_pwl"):  # the second is the projection; without widening the first is
+                    if hasattr(block, name):
+                        setattr(block, name, _pointwise(getattr(block, name)))
+                        last = name
+                projection = ExcitedProjection(block.se.conv_reduce, block.se.conv_expand, getattr(block, last))
+                setattr(block, last, projection)
                 block.se = nn.Identity()
 
     def _stage(self, stage: int, inputs: int, routing: Routing, domains: list[str]) -> nn.Module:
