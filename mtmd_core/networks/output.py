@@ -24,5 +24,6 @@ def embed(features: Tensor) -> Tensor:
     Returns:
         [B, C] of unit norm, in float32 or wider whatever the features' dtype.
     """
-    pooled = features.mean(dim=(2, 3), dtype=torch.promote_types(features.dtype, torch.float32))
+    # A sum's gradient is the same at every pixel and takes no memory, a mean's is written out; normalised they are one.
+    pooled = features.sum(dim=(2, 3), dtype=torch.promote_types(features.dtype, torch.float32))
     return F.normalize(pooled, dim=1)
