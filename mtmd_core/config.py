@@ -31,7 +31,7 @@ from mtmd_core.words import DEVICES, RELEASES, nearest
 MODES = ("centralised", "federated")
 SLICE_AXES = ("auto", "0", "1", "2")
 NETWORKS = ("att_unet",)
-EXPERIMENTS = ("demo", "phantoms", "study", "table1", "table2", "table3", "table4")
+EXPERIMENTS = ("demo", "msc_fidelity", "phantoms", "study", "table1", "table2", "table3", "table4")
 
 
 @dataclass
