@@ -249,14 +249,17 @@ def without_spread(prototype: Prototype) -> Prototype:
 class DomainMixture:
     """Prototypes of M domains at S scales side by side, ready for many embeddings.
 
-    ``log_weights``: log π_m, [M]. ``rows``: a scale's directions and mean of every domain, [M · (r + 1), E_s]; ``residuals``:
-    [M, E_s]. The others are stacked over scales: [S, M, …].
+    ``log_weights``: log π_m, [M]. ``rows``: a scale's directions, mean μ, and residuals times μ/‖μ‖ of every domain,
+    [M · (r + 2), E_s]; ``residuals``: [M, E_s]; ``lengths``: ‖μ‖, and ``radial``: the residual variance towards μ, [S, M]. The
+    others are stacked over scales: [S, M, …].
     """
 
     domains: tuple[str, ...]
     log_weights: Tensor
     rows: tuple[Tensor, ...]
     residuals: tuple[Tensor, ...]
+    lengths: Tensor
+    radial: Tensor
     log_shares: Tensor
     centres: Tensor
     covariances: Tensor
@@ -299,17 +302,26 @@ class DomainMixture:
 
     def similarity_to_mean(self, embeddings: Sequence[Tensor], domain: str) -> Tensor:
         """``z·μ`` with a domain's mean, [S, B]."""
-        rank = self.centres.shape[3] + 1
-        row = (self.domains.index(domain) + 1) * rank - 1
+        rank = self.centres.shape[3]
+        row = self.domains.index(domain) * (rank + 2) + rank
         return torch.stack([z @ rows[row].to(z) for z, rows in zip(embeddings, self.rows, strict=True)])
 
     def _project(self, embeddings: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Coordinates along the directions [S, M, B, r], similarity to the means and residual variance, [S, M, B]."""
-        rank = self.centres.shape[3] + 1
+        """Coordinates along the directions [S, M, B, r], similarity to the means and residual variance, [S, M, B].
+
+        With residuals d and the mean's direction u, the residual variance is ``Σ_e d_e (z − (z·u) u)_e²``: on a sphere,
+        embeddings hardly vary towards their own mean.
+        """
+        rank = self.centres.shape[3]
         products = torch.stack([rows.to(z) @ z.T for z, rows in zip(embeddings, self.rows, strict=True)])
-        products = products.unflatten(1, (len(self.domains), rank))  # [S, M, r + 1, B]
-        rest = torch.stack([own.to(z) @ z.square().T for z, own in zip(embeddings, self.residuals, strict=True)])
-        return products[:, :, :-1].transpose(2, 3), products[:, :, -1], rest
+        products = products.unflatten(1, (len(self.domains), rank + 2))  # [S, M, r + 2, B]
+        along, towards, crossed = products.split([rank, 1, 1], dim=2)
+        towards, crossed = towards[:, :, 0], crossed[:, :, 0]
+        squares = torch.stack([own.to(z) @ z.square().T for z, own in zip(embeddings, self.residuals, strict=True)])
+        length, own = self.lengths.to(towards)[..., None], self.radial.to(towards)[..., None]
+        upwards = towards / length
+        rest = squares - 2 * upwards * crossed + upwards.square() * own
+        return along.transpose(2, 3), towards, rest.clamp(min=0)
 
 
 def mix(
@@ -368,10 +380,19 @@ def _side_by_side(prototypes: Mapping[str, Sequence[Prototype]], by_size: bool =
         domains=tuple(prototypes),
         log_weights=(slices / slices.sum() if by_size else torch.full_like(slices, 1 / len(slices))).log(),
         rows=tuple(
-            torch.cat([torch.cat([_padded(each, rank).directions, each.mean[None]]) for each in scale])
+            torch.cat(
+                [
+                    torch.cat(
+                        [_padded(each, rank).directions, torch.stack([each.mean, each.residual * _upwards(each)])]
+                    )
+                    for each in scale
+                ]
+            )
             for scale in scales
         ),
         residuals=tuple(torch.stack([each.residual for each in scale]) for scale in scales),
+        lengths=torch.tensor([[float(each.mean.norm().clamp(min=tiny)) for each in scale] for scale in scales]),
+        radial=torch.tensor([[float(each.residual @ _upwards(each).square()) for each in scale] for scale in scales]),
         log_shares=stacked["shares"].clamp(min=tiny).log(),
         centres=stacked["centres"],
         covariances=stacked["covariances"],
@@ -380,6 +401,11 @@ def _side_by_side(prototypes: Mapping[str, Sequence[Prototype]], by_size: bool =
         log_nu=stacked["log_nu"],
         log_slices=slices.log(),
     )
+
+
+def _upwards(prototype: Prototype) -> Tensor:
+    """The direction of the mean, [E]."""
+    return F.normalize(prototype.mean, dim=0)
 
 
 def _padded(prototype: Prototype, rank: int) -> Prototype:
