@@ -45,7 +45,7 @@ def test_unequal_domains_weigh_alike():
     small = embeddings({"a": 40, "b": 30})
     large = small | {"b": [scale.repeat(2, 1) for scale in small["b"]]}
     for ours, theirs in zip(full_gradients(small, 5, 1.0)["a"], full_gradients(large, 5, 1.0)["a"], strict=True):
-        assert float((ours - theirs).norm() / ours.norm()) < 0.02
+        assert float((ours - theirs).norm() / ours.norm()) < 0.05
 
 
 def test_a_mini_batch_of_all_slices_is_the_truth():
