@@ -11,8 +11,10 @@ from mtmd_core.devices import autocast
 from mtmd_core.losses.anatomical_prior import anatomical_prior_loss
 from mtmd_core.losses.contrastive import contrastive_loss
 from mtmd_core.losses.cross_entropy import domain_cross_entropy
+from mtmd_core.losses.prototype_contrast import prototype_contrast
 from mtmd_core.networks.autoencoder import Autoencoder, one_hot
 from mtmd_core.networks.output import NetworkOutput
+from mtmd_core.prototypes import DomainMixture
 
 Objective = Callable[[nn.Module, Batch, bool], dict[str, Tensor]]
 """(network, batch, whether to use bfloat16) → each term of the loss by name, weighted: their sum is minimised."""
@@ -36,6 +38,28 @@ class ContrastTerm:
         counts = torch.tensor(list(shares.values()), device=scales[0].device)
         domains = torch.arange(len(shares), device=counts.device).repeat_interleave(counts, output_size=len(scales[0]))
         return self.weight * contrastive_loss(scales, domains, self.temperature)
+
+
+@dataclass(frozen=True)
+class PrototypeTerm:
+    """``weight · L_MSC`` of a site, or ``weight · L_SSC``, against the prototypes of the domains present.
+
+    ``mixture`` holds all nine scales, or the bottleneck alone for SSC; None until another domain's prototype has arrived.
+    """
+
+    weight: float
+    temperature: float
+    domain: str
+    mixture: DomainMixture | None = None
+    single_scale: bool = False
+
+    def __call__(self, output: NetworkOutput, shares: Mapping[str, int]) -> Tensor:
+        if list(shares) != [self.domain]:
+            raise ValueError(f"a batch of {list(shares)} is held against prototypes as one of {self.domain} alone")
+        scales = [output.embeddings[BOTTLENECK]] if self.single_scale else output.embeddings
+        if self.mixture is None:
+            return torch.stack([scale.sum() for scale in scales]).sum() * 0
+        return self.weight * prototype_contrast(scales, self.mixture, self.domain, self.temperature)
 
 
 class PriorTerm:
@@ -65,7 +89,7 @@ class PriorTerm:
 class Segmentation:
     """Eq. 8: ``L_CE + λ2 L_MSC + λ3 L_MJAP``, with the terms that there are."""
 
-    contrast: ContrastTerm | None = None
+    contrast: ContrastTerm | PrototypeTerm | None = None
     prior: PriorTerm | None = None
 
     def __call__(self, network: nn.Module, batch: Batch, bf16: bool = False) -> dict[str, Tensor]:
@@ -84,7 +108,7 @@ class Reconstruction:
     """Eq. 6: ``L_CE + λ1 L_MSC`` of an auto-encoder on the label maps of a batch. ``classes``: domain → number of them."""
 
     classes: Mapping[str, int]
-    contrast: ContrastTerm | None = None
+    contrast: ContrastTerm | PrototypeTerm | None = None
 
     def __call__(self, network: nn.Module, batch: Batch, bf16: bool = False) -> dict[str, Tensor]:
         with autocast(batch.images.device, bf16):

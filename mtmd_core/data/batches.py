@@ -54,10 +54,14 @@ class SliceSource:
         Steps walk through one random order of all slices after another, so that every slice is seen once before any is
         seen again.
         """
-        places = [self._places[index] for index in self._order(seed, step * count, count)]
+        places = self.places(seed, step, count)
         images = torch.from_numpy(np.stack([self._images[exam][index] for exam, index in places]))[:, None]
         labels = torch.from_numpy(np.stack([self._labels[exam][index] for exam, index in places]))
         return images, torch.where(labels > 0, labels + self.offset, labels) if self.offset else labels
+
+    def places(self, seed: int, step: int, count: int) -> list[tuple[int, int]]:
+        """Where the slices of step ``step`` lie: the number of the exam, and of the slice in it."""
+        return [self._places[index] for index in self._order(seed, step * count, count)]
 
     def geometry(self, seed: int, step: int, count: int) -> Tensor:
         """How the slices of step ``step`` are moved, [count, 2, 3]."""

@@ -3,15 +3,18 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from mtmd_core.config import NetworkConfig
 from mtmd_core.data.batches import Batch
 from mtmd_core.losses.anatomical_prior import anatomical_prior_loss
 from mtmd_core.losses.contrastive import contrastive_loss
 from mtmd_core.losses.cross_entropy import domain_cross_entropy
+from mtmd_core.losses.prototype_contrast import prototype_contrast
 from mtmd_core.networks.autoencoder import one_hot
 from mtmd_core.networks.build import build_network
-from mtmd_core.objectives import ContrastTerm, PriorTerm, Reconstruction, Segmentation, gradient_norms
+from mtmd_core.objectives import ContrastTerm, PriorTerm, PrototypeTerm, Reconstruction, Segmentation, gradient_norms
+from mtmd_core.prototypes import mix, summarise
 from mtmd_core.training import build_optimiser, train_step
 
 CLASSES = {"ankle": 3, "knee": 2}
@@ -58,6 +61,36 @@ def test_the_single_scale_is_the_bottleneck():
     term = ContrastTerm(0.1, 0.1, single_scale=True)(output, SHARES)
     assert output.embeddings[4].shape[1] == 64
     torch.testing.assert_close(term, 0.1 * contrastive_loss([output.embeddings[4]], torch.tensor([0, 0, 1, 1]), 0.1))
+
+
+def test_a_site_is_held_against_prototypes():
+    alone = build_network(NetworkConfig(width=4), {"ankle": 3}, 0)
+    whole = batch()
+    own = Batch(whole.images[:2], {"ankle": whole.labels["ankle"]}, {"ankle": 2})
+    random = torch.Generator().manual_seed(0)
+    prototypes = {
+        domain: [
+            summarise(F.normalize(torch.rand(60, 4 * width, generator=random), dim=1), torch.arange(60) % 4)
+            for width in (1, 2, 4, 8, 16, 8, 4, 2, 1)
+        ]
+        for domain in CLASSES
+    }
+    output = alone(own.images, own.shares, embeddings=True)
+    term = PrototypeTerm(0.5, 0.1, "ankle", mix(prototypes))
+    terms = Segmentation(term)(alone, own)
+    torch.testing.assert_close(
+        terms["contrast"], 0.5 * prototype_contrast(output.embeddings, mix(prototypes), "ankle", 0.1)
+    )
+    bottleneck = mix({domain: scales[4:5] for domain, scales in prototypes.items()})
+    single = PrototypeTerm(0.1, 0.1, "ankle", bottleneck, single_scale=True)(output, own.shares)
+    torch.testing.assert_close(single, 0.1 * prototype_contrast([output.embeddings[4]], bottleneck, "ankle", 0.1))
+    norms = gradient_norms(alone, Segmentation(term), own)
+    assert norms["contrast"] > 0
+    waiting = Segmentation(PrototypeTerm(0.5, 0.1, "ankle"))
+    assert float(waiting(alone, own)["contrast"].detach()) == 0
+    assert gradient_norms(alone, waiting, own)["contrast"] == 0
+    with pytest.raises(ValueError, match="as one of ankle alone"):
+        term(output, {"ankle": 1, "knee": 1})
 
 
 def test_eq_6_holds_the_auto_encoder_against_its_own_input():

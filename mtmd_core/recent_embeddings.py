@@ -1,0 +1,68 @@
+"""A site's own prototype within a round: running averages over the batches that it trains on."""
+
+from collections import deque
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .prototypes import COMPONENTS, LOCAL, RANK, Minimum, Prototype, summarise
+
+Place = tuple[int, int]
+"""A slice of a site: the number of its exam, and of the slice in it."""
+
+
+class RecentEmbeddings:
+    """The embeddings of the last batches at every scale, the older the lighter.
+
+    Moments are exponential averages over batches: a batch weighs half as much as one that came ``half_life`` batches later;
+    with an infinite half-life they are cumulative. Embeddings are kept, not their sums, so that components are found anew in
+    each summary and no rounding error accumulates. Nine scales of Att-UNet at full width take 6 MB for 1024 slices.
+
+    Args:
+        half_life: batches, above 0.
+        capacity: batches that are kept.
+    """
+
+    def __init__(self, half_life: float, capacity: int = 64) -> None:
+        if not half_life > 0 or capacity < 1:
+            raise ValueError(f"half_life is {half_life} and capacity {capacity}; expected above 0 and at least 1")
+        self.half_life = half_life
+        self._batches: deque[tuple[list[Tensor], list[Place]]] = deque(maxlen=capacity)
+
+    def add(self, embeddings: Sequence[Tensor], places: Sequence[Place]) -> None:
+        """Remember a batch: one [B, E_s] a scale, and where its slices come from.
+
+        Raises:
+            ValueError: if there is not one place an embedding.
+        """
+        if any(len(scale) != len(places) for scale in embeddings):
+            raise ValueError(f"{[len(scale) for scale in embeddings]} embeddings a scale for {len(places)} places")
+        kept = [scale.detach().to("cpu", torch.promote_types(scale.dtype, torch.float32)) for scale in embeddings]
+        self._batches.append((kept, list(places)))
+
+    def summarise(
+        self,
+        temperature: float = 0.1,
+        minimum: Minimum = LOCAL,
+        rank: int = RANK,
+        components: int = COMPONENTS,
+    ) -> list[Prototype] | None:
+        """A prototype a scale from the latest embedding of each slice, or None below the minimum."""
+        if not self._batches:
+            return None
+        exams = torch.tensor([exam for _, places in self._batches for exam, _ in places])
+        weights = self._weights()
+        prototypes = [
+            summarise(torch.cat(scale), exams, temperature, weights=weights, minimum=minimum, rank=rank, components=components)
+            for scale in zip(*(embeddings for embeddings, _ in self._batches), strict=True)
+        ]  # fmt: skip
+        return None if prototypes[0] is None else prototypes
+
+    def _weights(self) -> Tensor:
+        """Of every embedding, oldest first; 0 where the same slice came again."""
+        weights, seen = [], set()
+        for age, (_, places) in enumerate(reversed(self._batches)):
+            fresh = [place not in seen and not seen.add(place) for place in reversed(places)]
+            weights += [0.5 ** (age / self.half_life) if new else 0.0 for new in fresh]
+        return torch.tensor(weights[::-1], dtype=torch.float64)
