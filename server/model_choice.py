@@ -20,7 +20,7 @@ class ModelChoice:
         """Note what sites measured of a round; returns whether it is the best so far.
 
         A round that more sites measured is better than one that fewer did, for a mean without the hardest site would win.
-        Among equals the earlier round stays.
+        Of equals the later round, which was trained longer.
         """
         scores = {site: values[VALIDATION_DICE] for site, values in metrics.items() if VALIDATION_DICE in values}
         if not scores or round_ < 1:
@@ -30,7 +30,7 @@ class ModelChoice:
         better = {
             key: (sites, score, round_)
             for key, score in noted.items()
-            if key not in self._best or (sites, score) > self._best[key][:2]
+            if key not in self._best or (sites, score) >= self._best[key][:2]
         }
         self._best |= better
         return bool(better)

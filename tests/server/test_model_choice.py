@@ -7,16 +7,17 @@ def scores(**dice: float) -> dict[str, dict[str, float]]:
     return {site: {VALIDATION_DICE: value, "loss": 9.0} for site, value in dice.items()}
 
 
-def test_the_best_mean_over_sites_wins_and_among_equals_the_earlier():
+def test_the_best_mean_over_sites_wins_and_among_equals_the_later():
     choice = ModelChoice(apart=False)
     better = [
         choice.note(1, scores(ankle=0.5, knee=0.7)),
         choice.note(2, scores(ankle=0.9, knee=0.2)),
         choice.note(3, scores(ankle=0.7, knee=0.6)),
-        choice.note(4, scores(ankle=0.6, knee=0.7)),
+        choice.note(4, scores(ankle=0.75, knee=0.75)),
+        choice.note(5, scores(ankle=0.75, knee=0.75)),
     ]
-    assert better == [True, False, True, False]
-    assert choice.best_round("ankle") == choice.best_round("knee") == choice.best_round("unheard") == 3
+    assert better == [True, False, True, True, True]
+    assert choice.best_round("ankle") == choice.best_round("knee") == choice.best_round("unheard") == 5
 
 
 def test_a_round_that_more_sites_measured_is_better_whatever_its_mean():
@@ -35,8 +36,9 @@ def test_sites_apart_have_a_best_round_each():
     choice = ModelChoice(apart=True)
     assert choice.note(1, scores(ankle=0.5, knee=0.7))
     assert choice.note(2, scores(ankle=0.6, knee=0.2))
-    assert not choice.note(3, scores(ankle=0.6))
-    assert (choice.best_round("ankle"), choice.best_round("knee"), choice.best_round("hip")) == (2, 1, 0)
+    assert not choice.note(3, scores(ankle=0.59))
+    assert choice.note(4, scores(ankle=0.6))
+    assert (choice.best_round("ankle"), choice.best_round("knee"), choice.best_round("hip")) == (4, 1, 0)
 
 
 @pytest.mark.parametrize("apart", [True, False])
