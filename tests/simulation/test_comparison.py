@@ -96,7 +96,7 @@ def test_the_printed_table_says_how_an_encoder_began(tmp_path: Path) -> None:
     methods = [INDIVIDUAL, DSL, method("dsl", {"ankle": [0.5]}, "imagenet", "dense_unet")]
     with open(tmp_path / "printed", "w", encoding="utf-8") as file:
         print_comparison(methods, Console(file=file, width=100))
-    text = (tmp_path / "printed").read_text()
+    text = (tmp_path / "printed").read_text(encoding="utf-8")
     assert "att_unet, not pre-trained: Dice in %" in text
     assert "dense_unet, encoder from imagenet: Dice in %" in text
     assert "60.0 ± 10.0" in text

@@ -54,7 +54,7 @@ def test_a_study_makes_every_run_once_and_goes_on_with_more(folders: dict[str, P
     out = tmp_path / "out"
     with open(tmp_path / "printed", "w+", encoding="utf-8") as printed:
         summary = conduct(folders, out, console=Console(file=printed, width=160))
-        text = Path(printed.name).read_text()
+        text = Path(printed.name).read_text(encoding="utf-8")
     runs = [f"att_unet/{strategy}/fold_{fold}" for strategy in ("dsl", "individual") for fold in (0, 1)]
     assert run_folders(out) == runs
     assert list(summary["runs"]) == [f"att_unet {s} fold {f}" for f in (0, 1) for s in ("individual", "dsl")]
@@ -112,17 +112,23 @@ def test_a_run_that_fails_does_not_take_the_others_along(folders: dict[str, Path
 def test_an_interrupt_ends_the_workers_at_once(folders: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = study_words(folders, out, "training.steps=1000000", f"hydra.run.dir='{out}'")
-    command = [sys.executable, "-c", "from simulation.command import main; main()", *words]
+    heed = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's background jobs ignore it
+    )
+    command = [sys.executable, "-c", f"{heed}; from simulation.command import main; main()", *words]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as study:
-        workers = wait_for(lambda: len(found := descendants(study.pid)) == 2 and found)
-        os.kill(study.pid, signal.SIGINT)  # often while the second one is still being started
-        errors = study.communicate(timeout=20)[1]
+        try:
+            workers = wait_for(lambda: len(found := descendants(study.pid)) == 2 and found)
+            os.kill(study.pid, signal.SIGINT)  # often while the second one is still being started
+            errors = study.communicate(timeout=60)[1]
+        finally:
+            study.kill()
     assert (study.returncode, errors.count("\n")) == (130, 1)
     assert f"stopped; what was written is in {out}" in errors
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
 
 
-def wait_for(condition: object, seconds: float = 30.0) -> object:
+def wait_for(condition: object, seconds: float = 120.0) -> object:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline
