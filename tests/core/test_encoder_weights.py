@@ -161,7 +161,7 @@ def test_att_unet_has_no_weights_to_load():
 def test_imagenet_that_is_neither_cached_nor_reachable_is_an_error_with_a_remedy(tmp_path):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub")}
     done = subprocess.run(
-        [sys.executable, "-c", OFFLINE], env=environment, capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", OFFLINE], env=environment, capture_output=True, text=True, timeout=600, check=True
     )
     assert "the ImageNet weights of efficientnet_b3 are not in the cache and cannot be downloaded" in done.stdout
     assert "https://huggingface.co/timm/efficientnet_b3.ra2_in1k" in done.stdout
