@@ -7,7 +7,7 @@ from mtmd_core.networks.att_unet import AttUNet
 from mtmd_core.networks.blocks import AttentionGate
 from mtmd_core.networks.build import build_network
 from mtmd_core.networks.domain_layers import Routing
-from mtmd_core.networks.output import embed
+from mtmd_core.networks.output import Embedder, embed
 from mtmd_core.parameters import partition
 from mtmd_core.strategies import EVERY_SITE, Sharing
 
@@ -47,6 +47,40 @@ def test_an_embedding_by_hand():
     """Means 3 and −4 over the pixels: (3, −4) / 5."""
     features = torch.tensor([[[[2.0, 4.0]], [[-8.0, 0.0]]]])
     torch.testing.assert_close(embed(features), torch.tensor([[0.6, -0.8]]))
+
+
+def test_embeddings_of_rounding_noise_stay_small():
+    """Zero but for rounding, as after a normalisation of a single image: nothing to give a direction to."""
+    noise = 1e-7 * torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert embed(noise).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_embeddings_taken_in_passing_have_the_gradients_of_plain_ones(memory_format):
+    """With two layers after a map, one that takes a part, one whose gradient is not written out, and none."""
+    random = torch.Generator().manual_seed(1)
+    given = torch.randn(2, 3, 4, 6, generator=random, dtype=torch.float64).contiguous(memory_format=memory_format)
+    weights = torch.randn(2, 3, generator=random, dtype=torch.float64)
+
+    def gradient(take, after):
+        images = given.clone(memory_format=torch.preserve_format).requires_grad_()
+        features, embedding = take(images.exp())
+        ((weights * embedding).sum() + after(features)).backward()
+        return images.grad
+
+    def passing(features):
+        embedder = Embedder(wanted=True)
+        return embedder(features), embedder.found[0]
+
+    layers = [
+        lambda f: (f.sin() * f).sum(),
+        lambda f: torch.cat([f, f.cos()], dim=1).square().sum(),
+        lambda f: f.sum(),
+        lambda f: 0 * weights.sum(),
+    ]
+    for after in layers:
+        expected = gradient(lambda features: (features, embed(features)), after)
+        torch.testing.assert_close(gradient(passing, after), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_attention_is_its_formula():
