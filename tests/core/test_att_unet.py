@@ -10,6 +10,7 @@ from mtmd_core.networks.domain_layers import Routing
 from mtmd_core.networks.output import Embedder, embed
 from mtmd_core.parameters import partition
 from mtmd_core.strategies import EVERY_SITE, Sharing
+from tests.makers.networks import check_size
 
 PAPER = {"ankle": 4, "knee": 5, "shoulder": 3}
 
@@ -17,10 +18,7 @@ PAPER = {"ankle": 4, "knee": 5, "shoulder": 3}
 @pytest.mark.parametrize("domains", [{EVERY_SITE: 10}, PAPER], ids=["shared", "dsl"])
 def test_it_has_the_papers_8_7_million_parameters(domains):
     network = AttUNet(domains, width=32)
-    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
-    assert sum(sizes.values()) == pytest.approx(8.7e6, rel=0.01)
-    private = sum(sizes.get(name, 0) for name in partition(network, Sharing.CONVOLUTIONS).private)
-    assert 0 < private / sum(sizes.values()) <= 0.03
+    check_size(network, millions=8.7)
 
 
 def test_convolutions_before_a_normalisation_have_no_bias():
