@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from network_checks import check_size
 
 from mtmd_core.config import NetworkConfig
 from mtmd_core.data.batches import Batch
@@ -15,7 +16,6 @@ from mtmd_core.objectives import Reconstruction
 from mtmd_core.parameters import partition
 from mtmd_core.strategies import EVERY_SITE, LabelSpace, Sharing
 from mtmd_core.training import build_optimiser, train_step
-from tests.makers.networks import check_size
 
 PAPER = {"ankle": 4, "knee": 5, "shoulder": 3}
 

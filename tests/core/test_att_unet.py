@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from network_checks import check_size
 
 from mtmd_core.config import NetworkConfig
 from mtmd_core.networks.att_unet import AttUNet
@@ -10,7 +11,6 @@ from mtmd_core.networks.domain_layers import Routing
 from mtmd_core.networks.output import Embedder, embed
 from mtmd_core.parameters import partition
 from mtmd_core.strategies import EVERY_SITE, Sharing
-from tests.makers.networks import check_size
 
 PAPER = {"ankle": 4, "knee": 5, "shoulder": 3}
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from network_checks import check_step_of_one_domain
 from torch import nn
 
 from mtmd_core.data.batches import Batch
@@ -9,7 +10,6 @@ from mtmd_core.networks.domain_layers import DomainBatchNorm2d, DomainOutput, Ro
 from mtmd_core.parameters import partition, put, shapes, take
 from mtmd_core.strategies import Sharing
 from mtmd_core.training import build_optimiser, train_step
-from tests.makers.networks import check_step_of_one_domain
 
 DOMAINS = {"ankle": 4, "knee": 5, "shoulder": 3}
 

@@ -4,6 +4,7 @@ import importlib
 import pytest
 import timm
 import torch
+from network_checks import check_step_of_one_domain
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,7 +19,6 @@ from mtmd_core.networks.pretrained_unet import PretrainedUNet
 from mtmd_core.parameters import partition
 from mtmd_core.strategies import EVERY_SITE, Sharing
 from mtmd_core.training import build_optimiser, train_step
-from tests.makers.networks import check_step_of_one_domain
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
