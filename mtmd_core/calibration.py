@@ -25,7 +25,7 @@ def calibrate(network: nn.Module, sources: Mapping[str, Sequence[SliceSource]], 
         recipe: of the training; decides the size of a batch and the seed.
         batches: how many; 0 changes nothing.
     """
-    device = next(network.parameters()).device
+    like = next(network.parameters())
     layers = [module for module in network.modules() if isinstance(module, DomainBatchNorm2d)]
     momenta = [layer.momentum for layer in layers]
     seed = derive_seed(recipe.seed, "calibration")
@@ -33,7 +33,7 @@ def calibrate(network: nn.Module, sources: Mapping[str, Sequence[SliceSource]], 
     for number in range(batches):
         for layer in layers:
             layer.momentum = 1 / (number + 1)  # so that all batches weigh alike
-        batch = draw_batch(sources, seed, number, recipe.share, augmented=False, device=device)
+        batch = draw_batch(sources, seed, number, recipe.share, augmented=False, device=like.device, dtype=like.dtype)
         network(batch.images, batch.shares)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum

@@ -29,6 +29,8 @@ from mtmd_core.strategies import FEDERATED_STRATEGIES, TRANSFERS, Sharing, strat
 from mtmd_core.words import DEVICES, RELEASES, nearest
 
 MODES = ("centralised", "federated")
+OPTIMISERS = ("adam", "sgd")
+DTYPES = ("float32", "float64")
 SLICE_AXES = ("auto", "0", "1", "2")
 STRIDES = {"att_unet": 16, "inception_unet": 32, "dense_unet": 32, "efficient_unet": 32}
 """Network → what a slice's size must be a multiple of."""
@@ -70,6 +72,9 @@ class DataConfig:
 class TrainingConfig:
     """One optimisation. ``steps`` overrides ``epochs``; the batch is the total over all domains.
 
+    ``optimiser`` is ``adam`` (the paper) or ``sgd`` (plain, no momentum). ``dtype`` is that of parameters and of all that is
+    computed: ``float64`` takes twice the time and memory and shows what is rounding.
+
     ``channels_last``, ``autocast`` (bfloat16) and ``compile`` trade memory layout, precision and a slow start for speed;
     ``deterministic`` makes CUDA repeat itself bit for bit, at some cost (on the CPU it always does).
     """
@@ -78,6 +83,8 @@ class TrainingConfig:
     epochs: int = 6
     steps: int | None = None
     learning_rate: float = 5e-4
+    optimiser: str = "adam"
+    dtype: str = "float32"
     augment: bool = True
     autocast: bool = False
     channels_last: bool = False
@@ -219,6 +226,8 @@ def checked(config: RunConfig) -> RunConfig:
     _one_of("mode", config.mode, MODES)
     strategy_named(config.strategy)
     _one_of("network.name", config.network.name, NETWORKS)
+    _one_of("training.optimiser", config.training.optimiser, OPTIMISERS)
+    _one_of("training.dtype", config.training.dtype, DTYPES)
     _one_of("device", config.device, DEVICES)
     _one_of("data.slice_axis", config.data.slice_axis, SLICE_AXES)
     _one_of("federation.release", config.federation.release, RELEASES)
@@ -264,6 +273,10 @@ def checked(config: RunConfig) -> RunConfig:
     ):
         if not 0 < rate < 1:
             raise ConfigurationError(f"{word} is {rate}; it must lie between 0 and 1 (the paper: 5e-4 or 1e-4).")
+    if config.training.autocast and config.training.dtype != DTYPES[0]:
+        raise ConfigurationError(
+            f"training.autocast computes in bfloat16, training.dtype={config.training.dtype} asks for more: leave one out."
+        )
     _check_loss(config.loss)
     _check_study(config.study)
     if config.mode == "federated" and config.strategy not in FEDERATED_STRATEGIES:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mtmd_core.data.batches import Batch
 from mtmd_core.devices import autocast
-from mtmd_core.losses.anatomical_prior import anatomical_prior_loss
+from mtmd_core.losses.anatomical_prior import anatomical_prior_loss, in_float32_or_wider
 from mtmd_core.losses.contrastive import contrastive_loss
 from mtmd_core.losses.cross_entropy import domain_cross_entropy
 from mtmd_core.losses.prototype_contrast import prototype_contrast
@@ -77,7 +77,7 @@ class PriorTerm:
         self.weight = weight
 
     def __call__(self, output: NetworkOutput, labels: Mapping[str, Tensor], bf16: bool = False) -> Tensor:
-        predicted = {domain: logits.float().softmax(dim=1) for domain, logits in output.logits.items()}
+        predicted = {domain: in_float32_or_wider(each).softmax(dim=1) for domain, each in output.logits.items()}
         with autocast(next(iter(predicted.values())).device, bf16):
             with torch.no_grad():
                 truth = self.autoencoder.encode(one_hot(labels, self.classes))

@@ -1,6 +1,6 @@
 """Training: one step, and a stretch of steps; the same for pooled data (K domains) and for a site (K = 1)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,11 +24,22 @@ class Recipe:
     seed: int
     augment: bool = True
     autocast: bool = False
+    optimiser: str = "adam"
 
 
-def build_optimiser(network: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-    """Adam (the paper, section 3.3), fused over all tensors."""
-    return torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
+def build_optimiser(
+    network: nn.Module | Iterable[nn.Parameter], learning_rate: float, name: str = "adam"
+) -> torch.optim.Optimizer:
+    """Adam (the paper, section 3.3) or plain stochastic gradient descent, fused over all tensors.
+
+    Args:
+        network: or the parameters to train, where these are not all of a network's.
+        learning_rate: of either.
+        name: ``adam`` or ``sgd``.
+    """
+    kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[name]
+    parameters = network.parameters() if isinstance(network, nn.Module) else list(network)
+    return kind(parameters, lr=learning_rate, fused=True)
 
 
 def train(
@@ -45,11 +56,11 @@ def train(
     A step's batch depends on the recipe's seed and the step's number alone, so that ``range(0, 10)`` followed by
     ``range(10, 20)`` is ``range(0, 20)``.
     """
-    device = next(network.parameters()).device
+    like = next(network.parameters())
     network.train()
     totals: dict[str, float] = {}
     for step in steps:
-        batch = draw_batch(sources, recipe.seed, step, recipe.share, recipe.augment, device)
+        batch = draw_batch(sources, recipe.seed, step, recipe.share, recipe.augment, like.device, like.dtype)
         losses = train_step(network, optimiser, batch, recipe.autocast, objective)
         for name, value in losses.items():
             totals[name] = totals.get(name, 0.0) + value

@@ -31,6 +31,8 @@ from mtmd_core.errors import ConfigurationError
         ("network.encoder_weights=imagenet", "att_unet has an encoder of its own, for which there are no weights"),
         ("training.learning_rate=0", "between 0 and 1"),
         ("training.learning_rate=nan", "between 0 and 1"),
+        ("training.optimiser=sdg", "training.optimiser=sdg is not known; did you mean 'sgd'?"),
+        ("training.dtype=float16", "training.dtype=float16 is not known; did you mean 'float64'?"),
         ("training.batch_size=0", "training.batch_size is 0; it must be at least 1"),
         ("federation.quorum=0", "federation.quorum is 0"),
         ("seed=-1", "seed is -1; it must be at least 0"),
@@ -182,3 +184,8 @@ def test_words_that_decide_a_result_are_told_from_those_that_do_not():
     one = compose("simulate", ["device=cpu", "threads=1", "study.jobs=2", "federation.round_timeout_seconds=5"])
     assert decisive_words(one) == decisive_words(compose("simulate", []))
     assert decisive_words(compose("simulate", ["loss.msc_weight=0.3"])) != decisive_words(one)
+
+
+def test_bfloat16_and_float64_exclude_each_other():
+    with pytest.raises(ConfigurationError, match=r"training.dtype=float64 asks for more: leave one out"):
+        compose("simulate", ["training.autocast=true", "training.dtype=float64"])
