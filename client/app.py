@@ -21,7 +21,7 @@ def build_client_app(site: Site) -> ClientApp:
     def train(message: Message, context: Context) -> Message:
         receipt, metrics = site.train(*_unpack(message))
         learner = site.learner
-        content = site.outbox.trained(receipt, metrics, learner.shared(), learner.partition)
+        content = site.outbox.trained(receipt, metrics, learner.contribution, learner.partition)
         return Message(content, reply_to=message)
 
     @app.evaluate()

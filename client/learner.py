@@ -1,18 +1,22 @@
 """A site's network in one run: built from the coordinator's plan, trained on the site's own exams."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mtmd_core.calibration import calibrate
 from mtmd_core.config import NetworkConfig
+from mtmd_core.data.batches import draw_batch
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.data.split import leave_one_out
 from mtmd_core.errors import RunFailedError
 from mtmd_core.evaluation import SiteScores, evaluate_exams
 from mtmd_core.models import ModelCard, SiteCard
 from mtmd_core.networks.build import build_network
+from mtmd_core.objectives import Objective, Proximal, Segmentation
 from mtmd_core.parameters import partition, put, take
 from mtmd_core.strategies import EVERY_SITE, LabelSpace, strategy_named
 from mtmd_core.training import (
@@ -20,13 +24,18 @@ from mtmd_core.training import (
     OnStep,
     Recipe,
     build_optimiser,
+    compute_gradients,
     load_optimiser_tensors,
     optimiser_tensors,
     train,
 )
-from mtmd_core.wire import RoundPlan
+from mtmd_core.update_encoding import FLOAT32, INT8, encode_update, what_was_lost
+from mtmd_core.wire import GRADIENT, SHARED, UPDATE, Contribution, RoundPlan
 
 from .site_state import Remembered, SiteState
+
+RESIDUAL = "residual"
+"""Beside a parameter's optimiser state: what rounding has kept back of its updates so far."""
 
 
 class Learner:
@@ -36,6 +45,8 @@ class Learner:
         plan: of any round of the run.
         data: the site's exams, cut as the plan says.
         device: where to train.
+
+    ``objective`` is what it trains for; ``contribution`` what the last round's training brought, as it is sent.
     """
 
     def __init__(self, plan: RoundPlan, data: SiteData, device: torch.device) -> None:
@@ -43,10 +54,15 @@ class Learner:
         self.space = _label_space(plan, data)
         self.split = leave_one_out(list(data.exams), plan.fold)
         network = NetworkConfig(plan.network, plan.width, plan.encoder_weights)
-        self.network = build_network(network, {self.space.domain: self.space.classes}, plan.seed).to(device)
+        self.network = build_network(network, {self.space.domain: self.space.classes}, plan.seed)
+        self.network.to(device, getattr(torch, plan.dtype))
         self.partition = partition(self.network, strategy_named(plan.strategy).sharing)
-        self.optimiser = build_optimiser(self.network, plan.learning_rate)
-        self.recipe = Recipe(plan.share, plan.learning_rate, plan.seed, plan.augment, plan.autocast)
+        self.objective: Objective = Segmentation()
+        named = dict(self.network.named_parameters())
+        # In lock-step the server steps for what is shared.
+        own = [named[n] for n in self.partition.private if n in named] if plan.lockstep_weight else named.values()
+        self.optimiser = build_optimiser(own, plan.learning_rate, plan.optimiser)
+        self.recipe = Recipe(plan.share, plan.learning_rate, plan.seed, plan.augment, plan.autocast, plan.optimiser)
         self.sources = {self.space.domain: [data.source(self.split.train, self.space.offset)]}
         self.card = ModelCard(
             network,
@@ -54,6 +70,8 @@ class Learner:
             plan.slice_size,
             {data.site: SiteCard(self.space, data.structures, data.axis)},
         )
+        self.contribution = Contribution(SHARED, {})
+        self._residual: dict[str, Tensor] = {}
         self._initial = {name: tensor.detach().clone() for name, tensor in self._private().items()}
         self._round = 0
         self._began_from = 0
@@ -69,7 +87,10 @@ class Learner:
         remembered = state.newest(plan.run, upto=plan.round - 1) or Remembered(0, self._initial, {})
         self._began_from = remembered.round
         self._put_private(remembered.private)
-        load_optimiser_tensors(self.network, self.optimiser, remembered.optimiser)
+        kept = {name: tensor for name, tensor in remembered.optimiser.items() if name.endswith(f"/{RESIDUAL}")}
+        self._residual = {name.removesuffix(f"/{RESIDUAL}"): tensor for name, tensor in kept.items()}
+        state = {name: tensor for name, tensor in remembered.optimiser.items() if name not in kept}
+        load_optimiser_tensors(self.network, self.optimiser, state)
         self._round = plan.round - 1
 
     def receive(self, shared: Mapping[str, np.ndarray]) -> None:
@@ -80,18 +101,81 @@ class Learner:
         """
         put(self.network, self.partition.shared, shared)
 
+    @property
+    def slices(self) -> int:
+        """Number of slices that the site trains on."""
+        return sum(len(source) for own in self.sources.values() for source in own)
+
+    def steps(self, plan: RoundPlan) -> int:
+        """Local steps of a round: as many as planned, or those of whole passes over the site's slices."""
+        return plan.local_epochs * math.ceil(self.slices / plan.share) or plan.local_steps
+
     def train(self, plan: RoundPlan, on_step: OnStep | None) -> float:
-        """Train for the plan's steps; returns the mean loss."""
-        first = (plan.round - 1) * plan.local_steps
-        steps = range(first, first + plan.local_steps)
+        """Train for the plan's steps; returns the mean loss, and leaves in ``contribution`` what is to be sent."""
+        first = (plan.round - 1) * self.steps(plan)
+        received = self._received(plan)
         self._round = -1  # neither one round nor the other, should training be interrupted
-        losses = train(self.network, self.optimiser, self.sources, self.recipe, steps, on_step)
+        if plan.lockstep_weight:
+            loss = self._step_in_lockstep(plan, first)
+            if on_step is not None:
+                on_step(first, loss)
+        else:
+            steps = range(first, first + self.steps(plan))
+            objective = self._held_near(received, plan.proximal_mu) if plan.proximal_mu else self.objective
+            loss = train(self.network, self.optimiser, self.sources, self.recipe, steps, on_step, objective)[LOSS]
+            self._contribute(plan, received)
         self._round = plan.round
-        return losses[LOSS]
+        return loss
+
+    def _received(self, plan: RoundPlan) -> dict[str, Tensor]:
+        """What the round began with of all that is shared, where the round's end is held against it."""
+        if plan.update_encoding == FLOAT32 and not plan.proximal_mu:
+            return {}
+        return {name: self.network.state_dict()[name].clone() for name in self.partition.shared}
+
+    def _held_near(self, received: Mapping[str, Tensor], mu: float) -> Proximal:
+        """The objective with FedProx's term for shared parameters; running statistics among what is shared have no gradient."""
+        names = {name for name, _ in self.network.named_parameters()}
+        return Proximal(self.objective, mu, {name: value for name, value in received.items() if name in names})
+
+    def _step_in_lockstep(self, plan: RoundPlan, step: int) -> float:
+        """One step for what is private, with its gradient's weight in Eq. 1; what is shared only gives its gradient."""
+        like = next(self.network.parameters())
+        self.network.train()
+        batch = draw_batch(self.sources, plan.seed, step, plan.share, plan.augment, like.device, like.dtype)
+        loss = compute_gradients(self.network, batch, plan.autocast, self.objective)[LOSS]
+        for group in self.optimiser.param_groups:
+            for parameter in group["params"]:
+                parameter.grad.mul_(plan.lockstep_weight)
+        self.optimiser.step()
+        named = dict(self.network.named_parameters())
+        self.contribution = Contribution(
+            GRADIENT, {name: named[name].grad.cpu().numpy() for name in self.partition.shared}
+        )
+        return float(loss)
+
+    def _contribute(self, plan: RoundPlan, received: Mapping[str, Tensor]) -> None:
+        """Make the round's contribution, and keep what its encoding loses for the next round's."""
+        if plan.update_encoding == FLOAT32:
+            self.contribution = Contribution(SHARED, self.shared())
+            return
+        state = self.network.state_dict()
+        update = {}
+        for name, before in received.items():
+            update[name] = (state[name] - before).cpu()
+            if name in self._residual:
+                update[name] += self._residual[name]
+        arrays = {name: tensor.numpy() for name, tensor in update.items()}
+        sent = encode_update(arrays, plan.update_encoding)
+        if plan.update_encoding == INT8:
+            lost = what_was_lost(arrays, sent, plan.update_encoding)
+            self._residual = {name: torch.from_numpy(array) for name, array in lost.items()}
+        self.contribution = Contribution(UPDATE, sent)
 
     def remember(self, plan: RoundPlan, state: SiteState) -> None:
         """Save the round's private state, and forget what no later visit can ask for."""
-        state.save(plan.run, plan.round, self._private(), optimiser_tensors(self.network, self.optimiser))
+        residual = {f"{name}/{RESIDUAL}": tensor for name, tensor in self._residual.items()}
+        state.save(plan.run, plan.round, self._private(), optimiser_tensors(self.network, self.optimiser) | residual)
         state.forget(plan.run, {plan.round, self._began_from}, plan.best_round)
 
     def shared(self) -> dict[str, np.ndarray]:

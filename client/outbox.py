@@ -1,22 +1,22 @@
 """The only door out of a site: an allow-list, closed by default.
 
 Nothing is put into a message but by :class:`Outbox`. It lets out receipts, counts, metrics at the level that the site's own
-settings allow, and shared parameters: exactly those that the network's layers say are shared.
+settings allow, and shared parameters or a change of them: exactly those that the network's layers say are shared.
 """
 
 from collections.abc import Mapping
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from mtmd_core.errors import MtmdError
 from mtmd_core.parameters import Partition
+from mtmd_core.update_encoding import SCALE
 from mtmd_core.wire import (
     FACTS,
     METRIC_NAMES,
     METRICS,
     RECEIPT,
-    SHARED,
+    Contribution,
     Receipt,
     SiteFacts,
     array_shape,
@@ -58,21 +58,22 @@ class Outbox:
         self,
         receipt: Receipt,
         metrics: Mapping[str, float],
-        shared: Mapping[str, np.ndarray],
+        contribution: Contribution,
         partition: Partition,
     ) -> RecordDict:
-        """A reply with trained parameters.
+        """A reply with what training brought.
 
         Raises:
             ForbiddenError: if any of them is not one that the network's layers say is shared.
         """
-        forbidden = sorted(set(shared) - set(partition.shared))
+        arrays = contribution.arrays
+        forbidden = sorted({name.removesuffix(SCALE) for name in arrays} - set(partition.shared))
         if forbidden:
             raise ForbiddenError(f"'{forbidden[0]}' is private and must not leave: nothing was sent")
         content = self.metrics(receipt, metrics)
-        self._note(receipt.run, receipt.round, SHARED, shared)
-        content[SHARED] = ArrayRecord(
-            {name: Array(*array_shape(array), "numpy.ndarray", encode_array(array)) for name, array in shared.items()}
+        self._note(receipt.run, receipt.round, contribution.record, arrays)
+        content[contribution.record] = ArrayRecord(
+            {name: Array(*array_shape(array), "numpy.ndarray", encode_array(array)) for name, array in arrays.items()}
         )
         return content
 

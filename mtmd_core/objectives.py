@@ -12,6 +12,7 @@ from mtmd_core.losses.anatomical_prior import anatomical_prior_loss, in_float32_
 from mtmd_core.losses.contrastive import contrastive_loss
 from mtmd_core.losses.cross_entropy import domain_cross_entropy
 from mtmd_core.losses.prototype_contrast import prototype_contrast
+from mtmd_core.losses.proximal import proximal_term
 from mtmd_core.networks.autoencoder import Autoencoder, one_hot
 from mtmd_core.networks.output import NetworkOutput
 from mtmd_core.prototypes import DomainMixture
@@ -19,7 +20,7 @@ from mtmd_core.prototypes import DomainMixture
 Objective = Callable[[nn.Module, Batch, bool], dict[str, Tensor]]
 """(network, batch, whether to use bfloat16) → each term of the loss by name, weighted: their sum is minimised."""
 
-CROSS_ENTROPY, CONTRAST, PRIOR = "cross_entropy", "contrast", "prior"
+CROSS_ENTROPY, CONTRAST, PRIOR, PROXIMAL = "cross_entropy", "contrast", "prior", "proximal"
 """Names of the terms."""
 BOTTLENECK = 4
 """Index of s5 among the nine scales."""
@@ -117,6 +118,25 @@ class Reconstruction:
         if self.contrast is not None:
             terms[CONTRAST] = self.contrast(output, batch.shares)
         return terms
+
+
+@dataclass(frozen=True)
+class Proximal:
+    """A site's objective with FedProx's ``μ/2 Σ ‖w − wᵗ‖²`` added (Li et al. 2020, Algorithm 2).
+
+    ``received``: name → wᵗ of the parameters that are held near what they were; others are free.
+    """
+
+    objective: Objective
+    mu: float
+    received: Mapping[str, Tensor]
+
+    def __call__(self, network: nn.Module, batch: Batch, bf16: bool = False) -> dict[str, Tensor]:
+        held = {name: value for name, value in network.named_parameters() if name in self.received}
+        return {
+            **self.objective(network, batch, bf16),
+            PROXIMAL: self.mu * proximal_term(held, self.received),
+        }
 
 
 def gradient_norms(network: nn.Module, objective: Objective, batch: Batch) -> dict[str, float]:

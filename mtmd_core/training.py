@@ -77,18 +77,28 @@ def train_step(
     objective: Objective = Segmentation(),  # noqa: B008 - it is frozen
 ) -> dict[str, float]:
     """One optimisation step on one batch; returns the loss and its terms, named as by :func:`train`."""
-    optimiser.zero_grad(set_to_none=True)
+    losses = compute_gradients(network, batch, bf16, objective)
+    optimiser.step()
+    values = torch.stack(list(losses.values())).tolist()  # one wait for the device, not one a term
+    return dict(zip(losses, values, strict=True))
+
+
+def compute_gradients(network: nn.Module, batch: Batch, bf16: bool, objective: Objective) -> dict[str, Tensor]:
+    """Leave the gradients of one batch with the network's parameters; the loss and its terms, as :func:`train_step`'s."""
+    network.zero_grad(set_to_none=True)
     terms = objective(network, batch, bf16)
     loss = torch.stack(list(terms.values())).sum()
     loss.backward()
-    optimiser.step()
-    values = torch.stack([loss, *terms.values()]).tolist()  # one wait for the device, not one a term
-    return dict(zip([LOSS, *(f"{LOSS}/{name}" for name in terms)], values, strict=True))
+    return {LOSS: loss.detach()} | {f"{LOSS}/{name}": term.detach() for name, term in terms.items()}
 
 
-def optimiser_tensors(network: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+Parameters = nn.Module | Mapping[str, nn.Parameter]
+"""A network, or parameters by name."""
+
+
+def optimiser_tensors(network: Parameters, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """An optimiser's state by parameter name: ``<parameter>/<quantity>``, for example ``output.bias/exp_avg``."""
-    names = {parameter: name for name, parameter in network.named_parameters()}
+    names = {parameter: name for name, parameter in _by_name(network).items()}
     return {
         f"{names[parameter]}/{quantity}": value
         for parameter, state in optimiser.state.items()
@@ -96,13 +106,15 @@ def optimiser_tensors(network: nn.Module, optimiser: torch.optim.Optimizer) -> d
     }
 
 
-def load_optimiser_tensors(network: nn.Module, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def load_optimiser_tensors(
+    network: Parameters, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
     """Put back what :func:`optimiser_tensors` took.
 
     Raises:
         ValueError: if a tensor belongs to no parameter of the network.
     """
-    parameters = dict(network.named_parameters())
+    parameters = _by_name(network)
     optimiser.state.clear()
     for key, value in tensors.items():
         name, _, quantity = key.rpartition("/")
@@ -116,3 +128,7 @@ def load_optimiser_tensors(network: nn.Module, optimiser: torch.optim.Optimizer,
             else value.to(parameter.device, copy=True)
         )
         optimiser.state[parameter][quantity] = kept.copy_(value)
+
+
+def _by_name(network: Parameters) -> dict[str, nn.Parameter]:
+    return dict(network.named_parameters() if isinstance(network, nn.Module) else network)

@@ -7,11 +7,13 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from mtmd_core.arrays import all_finite
+from mtmd_core.update_encoding import FLOAT32, decode_update, sent_shapes
 from mtmd_core.wire import (
     METRIC_NAMES,
     METRICS,
     RECEIPT,
     SHARED,
+    UPDATE,
     ArrayShape,
     Receipt,
     array_shape,
@@ -20,13 +22,18 @@ from mtmd_core.wire import (
     misfit,
 )
 
+TRAINING_SLICES = "training_slices"
 MAX_METRIC = 1e12
 """Larger than any loss, distance, volume difference or time that a site measures."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply that is fit to use: the arrays are empty where none were asked for."""
+    """A reply that is fit to use.
+
+    ``shared`` is what the site brings for each shared parameter, decoded; empty where nothing was asked for. ``bytes``: of all
+    arrays as they came.
+    """
 
     site: str
     metrics: dict[str, int | float]
@@ -49,19 +56,25 @@ def admit(
     round_: int,
     expected: Mapping[str, ArrayShape] | None,
     look_inside: bool = True,
+    record: str = SHARED,
+    encoding: str = FLOAT32,
+    tells_slices: bool = False,
 ) -> Reply | Refusal:
     """Look at one reply.
 
     Args:
         site: who must have sent it.
         run, round_: the visit that it must answer.
-        expected: names, dtypes and shapes of the parameters that it must bring; None if it must bring none.
+        expected: names, dtypes and shapes of the parameters that it must be about; None if it must bring none.
         look_inside: whether to look for values that are not finite, which takes a walk through all of them.
+        record: in which it must bring them: ``SHARED``, ``UPDATE`` or ``GRADIENT``.
+        encoding: of an update (:mod:`mtmd_core.update_encoding`).
+        tells_slices: whether it must say how many slices the site trained on, which is its weight.
     """
     if message.has_error():
         return Refusal(site, f"the site failed with error {message.error.code} ({message.error.reason})")
     content = message.content
-    wanted = {RECEIPT: ConfigRecord, METRICS: MetricRecord} | ({SHARED: ArrayRecord} if expected is not None else {})
+    wanted = {RECEIPT: ConfigRecord, METRICS: MetricRecord} | ({record: ArrayRecord} if expected is not None else {})
     if {name: type(record) for name, record in content.items()} != wanted:
         return Refusal(site, f"it holds the records {_kinds(content)}, expected {', '.join(sorted(wanted))}")
     try:
@@ -74,7 +87,11 @@ def admit(
         metrics = _metrics(content[METRICS])
         if expected is None:
             return Reply(site, metrics, {}, 0)
-        shared, size = _arrays(content[SHARED], expected)
+        if tells_slices and not metrics.get(TRAINING_SLICES, 0) >= 1:
+            raise ValueError("it does not say how many slices the site trained on")
+        update = record == UPDATE
+        shared, size = _arrays(content[record], sent_shapes(expected, encoding) if update else expected)
+        shared = decode_update(shared, encoding) if update else shared
         wild = next((name for name, array in shared.items() if look_inside and not all_finite(array)), None)
         if wild is not None:
             raise ValueError(f"{wild} holds values that are not finite")

@@ -1,23 +1,28 @@
 """From the configuration of a run and the sites that came to what each of them is asked."""
 
+import math
 from collections.abc import Mapping
 
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from mtmd_core.config import RunConfig, share_of_batch
+from mtmd_core.config import RunConfig, share_of_batch, sites_a_round
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.networks.build import build_network
 from mtmd_core.parameters import partition, shapes, take
 from mtmd_core.strategies import Sharing, label_spaces, strategy_named
-from mtmd_core.wire import PLAN, SHARED, RoundPlan, SiteFacts, array_shape, encode_array, to_record
+from mtmd_core.update_encoding import FLOAT32
+from mtmd_core.wire import GRADIENT, PLAN, SHARED, UPDATE, RoundPlan, SiteFacts, array_shape, encode_array, to_record
 
+from .participation import training_sites
 from .run_store import Arrays
 
 
 class Plans:
     """What the coordinator knows of a run before it begins.
 
-    ``expected``: dtype and shape of every shared parameter; ``initial``: their first values.
+    ``expected``: dtype and shape of every shared parameter; ``initial``: their first values; ``statistics``: names of those that
+    are running statistics; ``contribution``: the record in which sites bring what training made of them.
 
     Args:
         run: name of the run.
@@ -30,18 +35,45 @@ class Plans:
         self.config = config
         self.sharing = strategy_named(config.strategy).sharing
         self.sites = sorted(sites)
-        self.quorum = config.federation.quorum or len(sites)
-        if self.quorum > len(sites):
+        self._training = sites_a_round(len(sites), config.federation.participation)
+        if (config.federation.quorum or 0) > self._training:
             raise ConfigurationError(
-                f"federation.quorum is {self.quorum}, but {len(sites)} sites take part: it can be {len(sites)} at most."
+                f"federation.quorum is {config.federation.quorum}, but {self._training} sites take part in a round: it can be "
+                f"{self._training} at most."
+            )
+        if config.federation.rounds * self._training < len(sites):
+            raise ConfigurationError(
+                f"federation.rounds is {config.federation.rounds} with {self._training} of {len(sites)} sites in each: "
+                "some would never train. Give more rounds or more federation.participation."
             )
         self.spaces = label_spaces(self.sharing, {site: facts.structures for site, facts in sites.items()})
         alone = self.sharing is Sharing.NOTHING
         self.share = share_of_batch(config.training.batch_size, 1 if alone else len(sites))
         network = build_network(config.network, self._known_domains(), config.seed)
+        network.to(getattr(torch, config.training.dtype))
         names = partition(network, self.sharing).shared
+        self.statistics = frozenset(name for name, _ in network.named_buffers() if name in names)
+        self.contribution = SHARED
+        if names and config.federation.update_encoding != FLOAT32:
+            self.contribution = UPDATE
+        if config.federation.lockstep:
+            self.contribution = GRADIENT
         self.expected = shapes(network, names)
         self.initial: Arrays = take(network, names)
+
+    def quorum(self, asked: int) -> int:
+        """How many of the sites that were asked must answer."""
+        return min(self.config.federation.quorum or asked, asked)
+
+    def training_sites(self, round_: int) -> list[str]:
+        """The sites that train in a round, in the order of their names."""
+        return training_sites(self.sites, self._training, round_, self.config.seed)
+
+    def trained_before(self, round_: int) -> list[str]:
+        """The sites whose turn to train came before a round: the others have no private parameters of their own yet."""
+        turns = math.ceil(len(self.sites) / self._training)  # by then everyone's has come
+        earlier = {site for known in range(1, min(round_ - 1, turns) + 1) for site in self.training_sites(known)}
+        return [site for site in self.sites if site in earlier]
 
     def content(
         self,
@@ -81,6 +113,13 @@ class Plans:
             best_round=best_round,
             label_offset=space.offset,
             label_classes=space.classes if self.sharing is Sharing.EVERYTHING else 0,
+            local_epochs=config.federation.local_epochs or 0,
+            optimiser=config.training.optimiser,
+            dtype=config.training.dtype,
+            proximal_mu=float(config.federation.proximal_mu),
+            update_encoding=config.federation.update_encoding,
+            tell_slices=config.federation.site_weights == "slices",
+            lockstep_weight=1.0 / len(self.sites) if config.federation.lockstep else 0.0,
         )
 
     def _known_domains(self) -> dict[str, int]:

@@ -4,11 +4,12 @@ import json
 import logging
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mtmd_core.config import RunConfig, decisive_words, load_config, save_config
 from mtmd_core.durable import write_json, write_text
@@ -18,14 +19,17 @@ from mtmd_core.tensor_files import DamagedFileError, load_tensors, save_tensors
 log = logging.getLogger(__name__)
 
 Arrays = dict[str, np.ndarray]
+OPTIMISER = "optimiser/"
+"""Begins the names of the server optimiser's state in a checkpoint; no parameter's name has a slash."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Shared parameters at the end of a round."""
+    """Shared parameters at the end of a round, and the server optimiser's state where the run goes on from it."""
 
     round: int
     shared: Arrays
+    optimiser: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class RunStore:
@@ -85,13 +89,13 @@ class RunStore:
                     log.warning("a line of %s was cut short and is left out", self._metrics_file.name)
         return lines
 
-    def save_last(self, round_: int, shared: Arrays) -> None:
-        """Keep the shared parameters that a round ended with."""
+    def save_last(self, round_: int, shared: Arrays, optimiser: Mapping[str, Tensor] | None = None) -> None:
+        """Keep the shared parameters that a round ended with, and beside them the server optimiser's state."""
         if self.every_round or round_ == self.config.federation.rounds:
             last = self._checkpoint_file("last")
             if last.is_file():
                 last.replace(self._checkpoint_file("previous"))  # for the case that the new one is damaged
-            self._save("last", round_, shared)
+            self._save("last", round_, shared, optimiser)
 
     def save_best(self, round_: int, shared: Arrays) -> None:
         """Keep the shared parameters of the best round so far."""
@@ -167,8 +171,9 @@ class RunStore:
         write_json(self.folder / "run.json", {"name": name, "finished": False})
         return name
 
-    def _save(self, which: str, round_: int, shared: Arrays) -> None:
+    def _save(self, which: str, round_: int, shared: Arrays, optimiser: Mapping[str, Tensor] | None = None) -> None:
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in shared.items()}
+        tensors |= {f"{OPTIMISER}{name}": tensor for name, tensor in (optimiser or {}).items()}
         save_tensors(self._checkpoint_file(which), tensors, {"run": self.name, "round": round_})
 
     def _load(self, which: str) -> Checkpoint | None:
@@ -182,4 +187,8 @@ class RunStore:
             return None
         if facts["run"] != self.name:
             return None
-        return Checkpoint(facts["round"], {name: tensor.numpy() for name, tensor in tensors.items()})
+        shared = {name: tensor.numpy() for name, tensor in tensors.items() if not name.startswith(OPTIMISER)}
+        optimiser = {
+            name.removeprefix(OPTIMISER): tensor for name, tensor in tensors.items() if name.startswith(OPTIMISER)
+        }
+        return Checkpoint(facts["round"], shared, optimiser)

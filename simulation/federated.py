@@ -1,6 +1,8 @@
 """A federation in one process: the deployed ServerApp strategy and ClientApp, without a network."""
 
 import logging
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from client.app import build_client_app
@@ -9,13 +11,16 @@ from client.outbox import Outbox
 from client.site import Site
 from client.site_state import MemoryState
 from mtmd_core.arrays import keep_memory
-from mtmd_core.config import RunConfig
+from mtmd_core.config import RunConfig, share_of_batch, sites_a_round
 from mtmd_core.data.site_data import SiteData
+from mtmd_core.data.split import leave_one_out
 from mtmd_core.devices import choose_device
 from mtmd_core.evaluation import SiteScores
 from mtmd_core.models import save_model
 from mtmd_core.scores import summarise_run
+from mtmd_core.strategies import Sharing, strategy_named
 from server.app import Outcome, coordinate
+from server.participation import training_sites
 from server.run_store import RunStore
 
 from .grid import InProcessGrid
@@ -38,6 +43,25 @@ def run_federated(
         "chosen_round": outcome.checkpoint.round,
     }
     return summary, {name: site.tested for name, site in members.items()}
+
+
+def total_local_steps(config: RunConfig, sites: Mapping[str, SiteData]) -> int:
+    """Training steps of all sites in all rounds."""
+    federation = config.federation
+    alone = strategy_named(config.strategy).sharing is Sharing.NOTHING
+    share = share_of_batch(config.training.batch_size, 1 if alone else len(sites))
+    steps = {
+        site: (federation.local_epochs or 0) * math.ceil(_training_slices(data, config.fold) / share)
+        or federation.local_steps
+        for site, data in sites.items()
+    }
+    count, names = sites_a_round(len(sites), federation.participation), sorted(sites)
+    rounds = (training_sites(names, count, number, config.seed) for number in range(1, federation.rounds + 1))
+    return sum(steps[site] for members in rounds for site in members)
+
+
+def _training_slices(data: SiteData, fold: int) -> int:
+    return len(data.source(leave_one_out(list(data.exams), fold).train, 0))
 
 
 def federate(config: RunConfig, members: dict[str, Site], folder: Path, display: RunDisplay) -> Outcome:
@@ -65,5 +89,6 @@ def build_site(config: RunConfig, data: SiteData, folder: Path, display: RunDisp
         state=MemoryState(),
         outbox=Outbox(config.federation.release, ledger),
         device=choose_device(config.device),
+        lockstep=True,
         on_step=display.step,
     )

@@ -33,11 +33,13 @@ def run(config: RunConfig, sites: dict[str, SiteData], folder: Path, console: Co
         _print_scores(saved, folder, console)
         return saved
     save_config(config, folder / CONFIG)
-    federation = config.federation
     if config.mode == "federated":
-        from .federated import run_federated  # Flower is slow to import, and runs on pooled data do without
+        from .federated import (
+            run_federated,
+            total_local_steps,
+        )  # Flower is slow to import, and runs on pooled data do without
 
-        train, steps = run_federated, federation.rounds * federation.local_steps * len(sites)
+        train, steps = run_federated, total_local_steps(config, sites)
     else:
         train, steps = run_centralised, total_steps(config, sites)
     with RunDisplay(steps, console) as display:
