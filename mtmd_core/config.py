@@ -47,7 +47,7 @@ NETWORKS = tuple(STRIDES)
 NO_WEIGHTS = "none"
 IMAGENET = "imagenet"
 WEIGHT_FILES = (".pth", ".safetensors")
-EXPERIMENTS = ("demo", "msc_fidelity", "phantoms", "study", "table1", "table2", "table3", "table4")
+EXPERIMENTS = ("demo", "lockstep", "msc_fidelity", "phantoms", "study", "table1", "table2", "table3", "table4")
 
 
 @dataclass

@@ -100,8 +100,8 @@ def what_was_lost(
     Only of what was coarsened, and only where it is finite: a round that went wrong must not spoil those after it.
     """
     decoded = decode_update(sent, encoding)
-    lost = {name: array - decoded[name] for name, array in update.items() if array.ndim > 1}
-    return {name: array if np.isfinite(array).all() else np.zeros_like(array) for name, array in lost.items()}
+    lost = {n: as_tensor(array) - as_tensor(decoded[n]) for n, array in update.items() if array.ndim > 1}
+    return {name: (rest if rest.isfinite().all() else torch.zeros_like(rest)).numpy() for name, rest in lost.items()}
 
 
 def _quantise(weights: Tensor) -> tuple[np.ndarray, np.ndarray]:
