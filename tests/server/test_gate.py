@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, Metadata, MetricRecord, RecordDict
 
+from mtmd_core.update_encoding import encode_update
 from mtmd_core.wire import Receipt, encode_array, to_record
 from server.gate import Refusal, Reply, admit
 
@@ -137,3 +138,52 @@ def test_parameters_that_were_not_asked_for_are_refused():
 def test_a_site_that_failed_is_refused_with_its_error():
     refusal = admit(Message(Error(2, "out of memory"), metadata=METADATA), "ankle", "abc", 3, EXPECTED)
     assert refusal == Refusal("ankle", "the site failed with error 2 (out of memory)")
+
+
+def encoded(encoding: str, **instead: np.ndarray) -> RecordDict:
+    """A reply with an encoded update; ``a``, ``b`` or ``scale`` (of a) may be something else."""
+    content = good()
+    del content["shared"]
+    sent = encode_update(ARRAYS, encoding) | {
+        name.replace("scale", "a/scale"): array for name, array in instead.items()
+    }
+    content["update"] = ArrayRecord({name: packed(array) for name, array in sent.items()})
+    return content
+
+
+@pytest.mark.parametrize("encoding", ["bfloat16", "int8"])
+def test_an_encoded_update_is_decoded_and_its_bytes_are_counted_as_they_came(encoding: str) -> None:
+    content = encoded(encoding)
+    reply = admit(Message(content, metadata=METADATA), "ankle", "abc", 3, EXPECTED, record="update", encoding=encoding)
+    assert isinstance(reply, Reply)
+    np.testing.assert_allclose(reply.shared["a"], ARRAYS["a"], atol=0.03)
+    np.testing.assert_array_equal(reply.shared["b"], ARRAYS["b"])
+    assert {name: array.dtype for name, array in reply.shared.items()} == dict.fromkeys(ARRAYS, np.dtype(np.float32))
+    assert reply.bytes == sum(len(array.data) for array in content["update"].values())
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (good(), "it holds the records"),
+        (encoded("bfloat16"), "its parameters do not fit: missing a/scale"),
+        (encoded("int8", scale=np.float32([1, 1, 1])), "a/scale is float32[3], expected float32[2]"),
+        (encoded("int8", scale=np.float32([1, np.nan])), "a holds values that are not finite"),
+        (encoded("int8", scale=np.float32([np.inf, 1])), "a holds values that are not finite"),
+        (encoded("int8", a=ARRAYS["a"]), "a is float32[2, 3], expected int8[2, 3]"),
+        (encoded("int8", c=ARRAYS["a"]), "unknown c"),
+    ],
+)
+def test_an_update_that_is_none_is_refused(content: RecordDict, reason: str) -> None:
+    refusal = admit(Message(content, metadata=METADATA), "ankle", "abc", 3, EXPECTED, record="update", encoding="int8")
+    assert isinstance(refusal, Refusal)
+    assert reason in refusal.reason
+
+
+@pytest.mark.parametrize("slices", [None, 0, 0.5])
+def test_a_site_that_weighs_by_its_slices_must_say_how_many_it_has(slices: float | None) -> None:
+    content = good()
+    if slices is not None:
+        content["metrics"]["training_slices"] = slices
+    refusal = admit(Message(content, metadata=METADATA), "ankle", "abc", 3, EXPECTED, tells_slices=True)
+    assert refusal == Refusal("ankle", "it does not say how many slices the site trained on")
