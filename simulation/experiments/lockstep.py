@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from client.app import build_client_app
 from client.learner import Learner
@@ -22,6 +22,7 @@ from mtmd_core.arrays import keep_memory
 from mtmd_core.config import DTYPES, OPTIMISERS, NetworkConfig, RunConfig, checked
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.durable import write_json
+from mtmd_core.errors import ConfigurationError
 from mtmd_core.networks.autoencoder import Autoencoder
 from mtmd_core.networks.build import build_network
 from mtmd_core.objectives import PriorTerm, Reconstruction, Segmentation
@@ -39,15 +40,12 @@ from ..grid import InProcessGrid
 from ..pool import Pool
 from ..progress import RunDisplay
 
-NETWORKS = ("att_unet", "efficient_unet")
-COMPARED = ("dsl", "dsl_mjap")
-"""Strategies: their losses separate over domains, so that lock-step is exact. Contrast (Eq. 5) couples domains."""
-
-State = dict[str, Tensor]
+EXACT = ("dsl", "dsl_mjap")
+"""Strategies whose losses separate over domains, so that lock-step is exact. Contrast (Eq. 5) couples domains."""
 
 
 def run_lockstep(config: RunConfig, sites: dict[str, SiteData], folder: Path, console: Console) -> dict:
-    """Train both ways with every network, strategy, optimiser and dtype; write ``lockstep.json``.
+    """Train both ways with every network and strategy of ``study``, optimiser and dtype; write ``lockstep.json``.
 
     A list of records: ``network``, ``strategy``, ``optimiser``, ``dtype``, ``steps``; ``max_difference_shared`` and
     ``max_difference_private``, the largest absolute difference between the federation's and centralised training's parameters;
@@ -55,15 +53,19 @@ def run_lockstep(config: RunConfig, sites: dict[str, SiteData], folder: Path, co
     moved farthest, beside which the differences are to be read.
 
     The prior's auto-encoder is trained on pooled data in each dtype and given to both, to each site the part that is its own.
+
+    Raises:
+        ConfigurationError: for a strategy that lock-step cannot reproduce, or where it is not said how many steps to take.
     """
+    _check(config)
     logging.getLogger("flwr").setLevel(logging.WARNING)
     keep_memory()
     steps = config.training.steps
     cases = [
         (network, strategy, optimiser, dtype)
         for dtype in DTYPES
-        for network in NETWORKS
-        for strategy in COMPARED
+        for network in config.study.networks
+        for strategy in config.study.strategies
         for optimiser in OPTIMISERS
     ]
     total = len(cases) * steps * (1 + len(sites)) + len(DTYPES) * config.autoencoder.steps
@@ -83,6 +85,19 @@ def run_lockstep(config: RunConfig, sites: dict[str, SiteData], folder: Path, co
     write_json(folder / "lockstep.json", records)
     _print(records, console)
     return {"experiment": "lockstep", "records": len(records)}
+
+
+def _check(config: RunConfig) -> None:
+    others = [strategy for strategy in config.study.strategies if strategy not in EXACT]
+    if others:
+        raise ConfigurationError(
+            f"study.strategies has {others[0]}, which lock-step does not reproduce on pooled data; it does {' and '.join(EXACT)}."
+        )
+    for word, steps in (("training.steps", config.training.steps), ("autoencoder.steps", config.autoencoder.steps)):
+        if steps is None:
+            raise ConfigurationError(
+                f"{word} is not given; lock-step is compared after a stated number of steps: give {word}=20."
+            )
 
 
 def _variant(config: RunConfig, network: str, optimiser: str, dtype: str) -> RunConfig:
@@ -176,7 +191,7 @@ def _differences(
     config: RunConfig, pool: Pool, pooled: nn.Module, members: Mapping[str, nn.Module]
 ) -> dict[str, float]:
     """Largest absolute differences over all sites, and the largest change since the beginning."""
-    initial = dict(build_network(config.network, pool.classes, config.seed).named_parameters())
+    initial = build_network(config.network, pool.classes, config.seed).state_dict()
     truth = pooled.state_dict()
     largest = dict.fromkeys(("shared", "private", "statistics"), 0.0)
     for network in members.values():
