@@ -53,6 +53,14 @@ def test_embeddings_of_rounding_noise_stay_small():
     assert embed(noise).abs().max() < 1e-3
 
 
+def test_embeddings_of_bfloat16_features_are_of_float32_sums():
+    features = torch.rand(3, 5, 16, 16, generator=torch.Generator().manual_seed(2)).bfloat16()
+    expected = embed(features.float())
+    with torch.no_grad():
+        torch.testing.assert_close(embed(features), expected)
+    torch.testing.assert_close(embed(features), expected)
+
+
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_embeddings_taken_in_passing_have_the_gradients_of_plain_ones(memory_format):
     """With two layers after a map, one that takes a part, one whose gradient is not written out, and none."""
