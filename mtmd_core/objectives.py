@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from mtmd_core.data.batches import Batch
 from mtmd_core.devices import autocast
+from mtmd_core.domain_mixture import DomainMixture
 from mtmd_core.losses.anatomical_prior import anatomical_prior_loss
 from mtmd_core.losses.contrastive import contrastive_loss
 from mtmd_core.losses.cross_entropy import domain_cross_entropy
 from mtmd_core.losses.prototype_contrast import prototype_contrast
 from mtmd_core.networks.autoencoder import Autoencoder, one_hot
 from mtmd_core.networks.output import NetworkOutput
-from mtmd_core.prototypes import DomainMixture
 
 Objective = Callable[[nn.Module, Batch, bool], dict[str, Tensor]]
 """(network, batch, whether to use bfloat16) → each term of the loss by name, weighted: their sum is minimised."""

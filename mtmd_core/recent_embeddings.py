@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .prototypes import COMPONENTS, LOCAL, RANK, Minimum, Prototype, summarise
+from .prototype_summary import summarise
+from .prototypes import COMPONENTS, LOCAL, RANK, Minimum, Prototype
 
 Place = tuple[int, int]
 """A slice of a site: the number of its exam, and of the slice in it."""

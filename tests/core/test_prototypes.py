@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtmd_core.prototypes import LOCAL, Minimum, log_exponential, mix, summarise, without_spread
+from mtmd_core.domain_mixture import log_exponential, mix
+from mtmd_core.prototype_summary import summarise
+from mtmd_core.prototypes import LOCAL, Minimum, without_spread
 
 TAU = 0.1
 
