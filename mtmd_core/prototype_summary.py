@@ -63,6 +63,22 @@ def summarise(
     return summary.prototype(temperature)
 
 
+def limit_exams(exams: Tensor, slices: int) -> Tensor:
+    """Weights, [n], under which no exam counts for more than a number of its slices: ``min(1, slices / n_exam)``.
+
+    Bounds what one exam can change in a mean over n slices to 2 · ``slices`` / n, and what a long exam says of its child.
+
+    Args:
+        exams: [n], integers that tell exams apart.
+        slices: at least 1.
+
+    >>> limit_exams(torch.tensor([7, 7, 7, 7, 9]), 2)
+    tensor([0.5000, 0.5000, 0.5000, 0.5000, 1.0000])
+    """
+    _, members, counts = torch.unique(exams, return_inverse=True, return_counts=True)
+    return (slices / counts[members]).clamp(max=1.0)
+
+
 class _Summary:
     """Embeddings [n, E] along their leading directions, and which component each belongs to; weights sum to 1."""
 
@@ -72,8 +88,7 @@ class _Summary:
         self.embeddings, self.exams, self.weights = embeddings, exams, weights
         self.mean = weights @ embeddings
         offsets = embeddings - self.mean
-        covariance = (offsets * weights[:, None]).T @ offsets  # [E, E]
-        self.directions = torch.linalg.eigh(covariance).eigenvectors[:, -rank:].flip(1).T.contiguous()  # [r, E]
+        self.directions = _leading_directions(offsets, weights, min(rank, offsets.shape[1]))  # [r, E]
         self.along = offsets @ self.directions.T  # [n, r]
         self.residual = weights @ (offsets - self.along @ self.directions).square()
         self.labels = _cut(self.along, exams, weights, minimum, components)
@@ -112,6 +127,22 @@ class _Summary:
         """log D_a of every slice, [n]."""
         log_means, _ = side_by_side({"": [own]}).log_mean_exponentials([self.embeddings], temperature)  # [1, 1, n]
         return torch.maximum(log_means[0, 0], 1 / temperature + self.weights.log())
+
+
+def _leading_directions(offsets: Tensor, weights: Tensor, rank: int) -> Tensor:
+    """Leading eigenvectors of the covariance of offsets [n, E] from the mean, [rank, E].
+
+    Fewer embeddings than they have numbers are decomposed themselves: their covariance, [E, E], would take far longer.
+    """
+    count, size = offsets.shape
+    if count >= size:
+        covariance = (offsets * weights[:, None]).T @ offsets
+        return torch.linalg.eigh(covariance).eigenvectors[:, -rank:].flip(1).T.contiguous()
+    directions = torch.linalg.svd(offsets * weights.sqrt()[:, None], full_matrices=False).Vh[:rank]
+    if count < rank:  # any others that complete an orthonormal set: nothing varies along them
+        spare = torch.eye(size, dtype=offsets.dtype)[:, :rank]
+        directions = torch.linalg.qr(torch.cat([directions.T, spare], dim=1)).Q[:, :rank].T
+    return directions.contiguous()
 
 
 def _cut(along: Tensor, exams: Tensor, weights: Tensor, minimum: Minimum, components: int) -> Tensor:
