@@ -6,14 +6,16 @@ import numpy as np
 import torch
 
 from mtmd_core.calibration import calibrate
-from mtmd_core.config import NetworkConfig
+from mtmd_core.config import AUTOENCODER, NetworkConfig
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.data.split import leave_one_out
 from mtmd_core.errors import RunFailedError
-from mtmd_core.evaluation import SiteScores, evaluate_exams
+from mtmd_core.evaluation import SiteScores, evaluate_exams, reconstruction_dice
 from mtmd_core.models import ModelCard, SiteCard
 from mtmd_core.networks.build import build_network
+from mtmd_core.objectives import Forward, Objective, PriorTerm, Reconstruct, Reconstruction, Segmentation, segment
 from mtmd_core.parameters import partition, put, take
+from mtmd_core.prototypes import Minimum
 from mtmd_core.strategies import EVERY_SITE, LabelSpace, strategy_named
 from mtmd_core.training import (
     LOSS,
@@ -24,13 +26,17 @@ from mtmd_core.training import (
     optimiser_tensors,
     train,
 )
-from mtmd_core.wire import RoundPlan
+from mtmd_core.wire import RoundPlan, Terms
 
+from .contrast import ContrastWork
 from .site_state import Remembered, SiteState
+
+_EMBEDDINGS = "embeddings/"
+"""What the tensors of the last batches are called among those that training goes on from."""
 
 
 class Learner:
-    """Network, optimiser and data of one site in one run.
+    """Network, optimiser and data of one site in one run: of segmentation, or of the auto-encoder of its label maps.
 
     Args:
         plan: of any round of the run.
@@ -40,7 +46,7 @@ class Learner:
 
     def __init__(self, plan: RoundPlan, data: SiteData, device: torch.device) -> None:
         self.data = data
-        self.space = _label_space(plan, data)
+        self.space = label_space(plan, data)
         self.split = leave_one_out(list(data.exams), plan.fold)
         network = NetworkConfig(plan.network, plan.width, plan.encoder_weights)
         self.network = build_network(network, {self.space.domain: self.space.classes}, plan.seed).to(device)
@@ -48,6 +54,11 @@ class Learner:
         self.optimiser = build_optimiser(self.network, plan.learning_rate)
         self.recipe = Recipe(plan.share, plan.learning_rate, plan.seed, plan.augment, plan.autocast)
         self.sources = {self.space.domain: [data.source(self.split.train, self.space.offset)]}
+        classes = {self.space.domain: self.space.classes}
+        self.reconstructs = plan.network == AUTOENCODER
+        self.forward: Forward = Reconstruct(classes) if self.reconstructs else segment
+        (source,) = self.sources[self.space.domain]
+        self.contrast = ContrastWork(network, self.space.domain, source, self.recipe, self.forward)
         self.card = ModelCard(
             network,
             plan.strategy,
@@ -69,7 +80,10 @@ class Learner:
         remembered = state.newest(plan.run, upto=plan.round - 1) or Remembered(0, self._initial, {})
         self._began_from = remembered.round
         self._put_private(remembered.private)
-        load_optimiser_tensors(self.network, self.optimiser, remembered.optimiser)
+        embeddings = {name for name in remembered.optimiser if name.startswith(_EMBEDDINGS)}
+        self.contrast.load({name.removeprefix(_EMBEDDINGS): remembered.optimiser[name] for name in embeddings})
+        optimiser = {name: tensor for name, tensor in remembered.optimiser.items() if name not in embeddings}
+        load_optimiser_tensors(self.network, self.optimiser, optimiser)
         self._round = plan.round - 1
 
     def receive(self, shared: Mapping[str, np.ndarray]) -> None:
@@ -80,18 +94,47 @@ class Learner:
         """
         put(self.network, self.partition.shared, shared)
 
-    def train(self, plan: RoundPlan, on_step: OnStep | None) -> float:
-        """Train for the plan's steps; returns the mean loss."""
+    def train(self, plan: RoundPlan, terms: Terms, prior: PriorTerm | None, on_step: OnStep | None) -> float:
+        """Train for the plan's steps; returns the mean loss.
+
+        Args:
+            plan: of the round.
+            terms: of the round; its contrast is added to the cross-entropy.
+            prior: the anatomical prior, added too.
+            on_step: called after each step.
+        """
         first = (plan.round - 1) * plan.local_steps
         steps = range(first, first + plan.local_steps)
         self._round = -1  # neither one round nor the other, should training be interrupted
-        losses = train(self.network, self.optimiser, self.sources, self.recipe, steps, on_step)
+        contrast = None if terms.contrast is None else self.contrast.term(terms.contrast, terms.others, steps)
+        objective: Objective = Segmentation(contrast, prior)
+        if self.reconstructs:
+            objective = Reconstruction({self.space.domain: self.space.classes}, contrast)
+        losses = train(self.network, self.optimiser, self.sources, self.recipe, steps, on_step, objective)
         self._round = plan.round
         return losses[LOSS]
 
+    def prototypes(
+        self, plan: RoundPlan, terms: Terms, minimum: Minimum, slices_per_exam: int | None
+    ) -> dict[str, np.ndarray] | None:
+        """After training: what the site may send of its embeddings; None without a contrast, or with too few exams or slices.
+
+        Args:
+            plan, terms: of the round.
+            minimum, slices_per_exam: what the site itself asks for; of its limits and the plan's the stricter hold.
+        """
+        contrast = terms.contrast
+        if contrast is None:
+            return None
+        stricter = Minimum(max(minimum.exams, contrast.minimum_exams), max(minimum.slices, contrast.minimum_slices))
+        limits = [limit for limit in (slices_per_exam, contrast.slices_per_exam) if limit]
+        return self.contrast.prototypes(self.network, contrast, plan.local_steps, stricter, min(limits, default=None))
+
     def remember(self, plan: RoundPlan, state: SiteState) -> None:
         """Save the round's private state, and forget what no later visit can ask for."""
-        state.save(plan.run, plan.round, self._private(), optimiser_tensors(self.network, self.optimiser))
+        goes_on = optimiser_tensors(self.network, self.optimiser)
+        goes_on |= {_EMBEDDINGS + name: tensor for name, tensor in self.contrast.tensors().items()}
+        state.save(plan.run, plan.round, self._private(), goes_on)
         state.forget(plan.run, {plan.round, self._began_from}, plan.best_round)
 
     def shared(self) -> dict[str, np.ndarray]:
@@ -107,21 +150,27 @@ class Learner:
             RunFailedError: if it remembers none.
         """
         self.receive(shared)
-        if self._round != plan.round:
+        if self._round != plan.round and self.partition.private:
             private = state.private_upto(plan.run, plan.round)
             if private is None:
                 raise RunFailedError(f"{self.data.site} has no private parameters of round {plan.round} or before it.")
             self._put_private(private)
+        if self._round != plan.round:
             self._round = -1  # the optimiser does not belong to this state: train only after restore()
 
     def evaluate(self, plan: RoundPlan, exams: tuple[str, ...]) -> SiteScores:
-        """Segment and score some of the site's exams.
+        """Segment and score some of the site's exams; of an auto-encoder, the Dice of what it makes of their label maps."""
+        self.calibrate(plan)
+        if not self.reconstructs:
+            return evaluate_exams(self.network, self.space, self.data, exams)
+        labels = [self.data.exams[name].labels for name in exams]
+        dice = reconstruction_dice(self.network, self.space, labels)
+        return SiteScores({"foreground_mean": {"dice": dice}, "mean": {}})
 
-        Where weights are averaged and statistics are private, these are measured anew first.
-        """
+    def calibrate(self, plan: RoundPlan) -> None:
+        """Where weights are averaged and statistics are private, measure these anew."""
         if self.partition.shared and self.partition.private:
-            calibrate(self.network, self.sources, self.recipe, plan.calibration_batches)
-        return evaluate_exams(self.network, self.space, self.data, exams)
+            calibrate(self.network, self.sources, self.recipe, plan.calibration_batches, self.forward)
 
     def _private(self) -> dict[str, torch.Tensor]:
         state = self.network.state_dict()
@@ -131,7 +180,12 @@ class Learner:
         put(self.network, self.partition.private, {name: t.cpu().numpy() for name, t in private.items()})
 
 
-def _label_space(plan: RoundPlan, data: SiteData) -> LabelSpace:
+def label_space(plan: RoundPlan, data: SiteData) -> LabelSpace:
+    """Where the site's structures lie among the network's classes.
+
+    Raises:
+        ValueError: if they do not fit among those of the plan.
+    """
     structures = len(data.structures)
     if plan.label_classes == 0:
         return LabelSpace(data.site, 0, structures, structures + 1)

@@ -75,7 +75,8 @@ def test_a_plan_beyond_the_sites_own_limits_is_refused(site: Site, change: dict,
 
 
 def test_a_plan_within_them_is_carried_out(site: Site) -> None:
-    receipt, metrics = site.train(PLAN, shared())
+    receipt, metrics, prototypes = site.train(PLAN, shared())
+    assert prototypes is None
     assert (receipt.site, receipt.round, metrics["steps"]) == ("knee", 1, 1)
 
 
