@@ -4,13 +4,15 @@ import json
 import logging
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
 
-from mtmd_core.config import RunConfig, decisive_words, load_config, save_config
+from mtmd_core.config import AUTOENCODER, RunConfig, decisive_words, load_config, save_config
 from mtmd_core.durable import write_json, write_text
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.tensor_files import DamagedFileError, load_tensors, save_tensors
@@ -18,21 +20,40 @@ from mtmd_core.tensor_files import DamagedFileError, load_tensors, save_tensors
 log = logging.getLogger(__name__)
 
 Arrays = dict[str, np.ndarray]
+PARTS = (AUTOENCODER,)
+"""Phases with files of their own, beside the run's last."""
+
+
+@dataclass(frozen=True)
+class Shelved:
+    """A site's last prototypes, and the round at whose end it made them."""
+
+    round: int
+    arrays: Arrays
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Shared parameters at the end of a round."""
+    """Shared parameters at the end of a round, and the prototypes of all sites as they were known then."""
 
     round: int
     shared: Arrays
+    prototypes: Mapping[str, Shelved] = field(default_factory=dict)
+
+
+_PROTOTYPES = "prototypes/"
+"""What prototypes are called in a checkpoint: ``prototypes/<site>/<array>``."""
+
+
+NO_PROTOTYPES: Mapping[str, Shelved] = MappingProxyType({})
 
 
 class RunStore:
     """The files of one run in one folder.
 
     ``config.yaml`` (resolved), ``run.json`` (its name), ``round_metrics.jsonl`` (a line a site and round),
-    ``checkpoints/last.safetensors`` and ``…/best.safetensors``, ``progress.json``, and in the end ``summary.json``.
+    ``checkpoints/last.safetensors`` and ``…/best.safetensors``, ``progress.json``, and in the end ``summary.json``. A phase
+    before has files of its own beside them, such as ``checkpoints/autoencoder_last.safetensors``.
 
     Args:
         folder: of the run; made if it is not there.
@@ -44,8 +65,21 @@ class RunStore:
         self.folder = folder
         self.config = config
         self.every_round = every_round
+        self.rounds = config.federation.rounds
+        self._part = ""
         folder.mkdir(parents=True, exist_ok=True)
         self.name = self._continued() or self._begun()
+
+    def phase(self, part: str, rounds: int) -> "RunStore":
+        """The same run's store of one of its phases: metrics and checkpoints go into files of their own.
+
+        Args:
+            part: name of the phase; one of :data:`PARTS`.
+            rounds: how many it has.
+        """
+        store = copy(self)
+        store._part, store.rounds = part, rounds
+        return store
 
     def sites(self) -> dict[str, int] | None:
         """The sites of this run and their numbers of structures, if it ever had all of them."""
@@ -57,11 +91,10 @@ class RunStore:
 
     def progress(self, phase: str, round_: int, message: str, sites: Sequence[str] = ()) -> None:
         """Say how far the run is."""
-        rounds = self.config.federation.rounds
         content = {
             "phase": phase,
             "round": round_,
-            "rounds": rounds,
+            "rounds": self.rounds,
             "sites": list(sites),
             "message": message,
         }
@@ -85,18 +118,18 @@ class RunStore:
                     log.warning("a line of %s was cut short and is left out", self._metrics_file.name)
         return lines
 
-    def save_last(self, round_: int, shared: Arrays) -> None:
-        """Keep the shared parameters that a round ended with."""
-        if self.every_round or round_ == self.config.federation.rounds:
+    def save_last(self, round_: int, shared: Arrays, prototypes: Mapping[str, Shelved] = NO_PROTOTYPES) -> None:
+        """Keep the shared parameters that a round ended with, and the prototypes that are known."""
+        if self.every_round or round_ == self.rounds:
             last = self._checkpoint_file("last")
             if last.is_file():
                 last.replace(self._checkpoint_file("previous"))  # for the case that the new one is damaged
-            self._save("last", round_, shared)
+            self._save("last", Checkpoint(round_, shared, prototypes))
 
     def save_best(self, round_: int, shared: Arrays) -> None:
         """Keep the shared parameters of the best round so far."""
         if self.every_round:
-            self._save("best", round_, shared)
+            self._save("best", Checkpoint(round_, shared))
 
     def last(self) -> Checkpoint | None:
         """Where the run stopped, if it did; metrics of later rounds are dropped, for these rounds come again.
@@ -114,18 +147,31 @@ class RunStore:
         """The best round so far."""
         return self._load("best")
 
-    def finish(self, summary: Mapping[str, object], checkpoint: Checkpoint) -> None:
-        """Write the run's summary and the chosen parameters; the next run in this folder is a new one."""
-        self._save("chosen", checkpoint.round, checkpoint.shared)
-        write_json(self.folder / "summary.json", summary)
+    def choose(self, checkpoint: Checkpoint) -> None:
+        """Keep the parameters that the phase ends with."""
+        self._save("chosen", checkpoint)
+
+    def chosen(self) -> Checkpoint | None:
+        """What the phase ended with, if it has."""
+        return self._load("chosen")
+
+    def finish(self, summary: Mapping[str, object] | None, checkpoint: Checkpoint) -> None:
+        """Write the chosen parameters, and the run's summary if there is one; the next run in this folder is a new one."""
+        self.choose(checkpoint)
+        if summary is not None:
+            write_json(self.folder / "summary.json", summary)
         write_json(self.folder / "run.json", self._facts() | {"finished": True})
 
     @property
     def _metrics_file(self) -> Path:
-        return self.folder / "round_metrics.jsonl"
+        return self.folder / f"{self._prefix}round_metrics.jsonl"
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self._part}_" if self._part else ""
 
     def _checkpoint_file(self, which: str) -> Path:
-        return self.folder / "checkpoints" / f"{which}.safetensors"
+        return self.folder / "checkpoints" / f"{self._prefix}{which}.safetensors"
 
     def _facts(self) -> dict:
         try:
@@ -148,7 +194,7 @@ class RunStore:
             )
         except ConfigurationError:
             return None
-        if changed and self._checkpoint_file("last").is_file():
+        if changed and any(part._checkpoint_file("last").is_file() for part in self._parts()):
             words = ", ".join(sorted({word for word, _ in changed}))
             raise ConfigurationError(
                 f"{self.folder} holds a run that is not finished, of another configuration ({words}): give the same words "
@@ -158,18 +204,29 @@ class RunStore:
 
     def _begun(self) -> str:
         """A new run: nothing of an older one in this folder may be taken for its own."""
-        for old in ("round_metrics.jsonl", "summary.json"):
-            (self.folder / old).unlink(missing_ok=True)
-        for which in ("last", "previous", "best", "chosen"):
-            self._checkpoint_file(which).unlink(missing_ok=True)
+        (self.folder / "summary.json").unlink(missing_ok=True)
+        for part in self._parts():
+            part._metrics_file.unlink(missing_ok=True)
+            for which in ("last", "previous", "best", "chosen"):
+                part._checkpoint_file(which).unlink(missing_ok=True)
         name = uuid.uuid4().hex[:12]
         save_config(self.config, self.folder / "config.yaml")
         write_json(self.folder / "run.json", {"name": name, "finished": False})
         return name
 
-    def _save(self, which: str, round_: int, shared: Arrays) -> None:
-        tensors = {name: torch.from_numpy(np.array(array)) for name, array in shared.items()}
-        save_tensors(self._checkpoint_file(which), tensors, {"run": self.name, "round": round_})
+    def _parts(self) -> list["RunStore"]:
+        return [self, *(self.phase(part, self.rounds) for part in PARTS)]
+
+    def _save(self, which: str, checkpoint: Checkpoint) -> None:
+        arrays = checkpoint.shared | {
+            f"{_PROTOTYPES}{site}/{name}": array
+            for site, kept in checkpoint.prototypes.items()
+            for name, array in kept.arrays.items()
+        }
+        tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+        facts = {"run": self.name, "round": checkpoint.round}
+        facts["prototypes"] = {site: kept.round for site, kept in checkpoint.prototypes.items()}
+        save_tensors(self._checkpoint_file(which), tensors, facts)
 
     def _load(self, which: str) -> Checkpoint | None:
         path = self._checkpoint_file(which)
@@ -182,4 +239,11 @@ class RunStore:
             return None
         if facts["run"] != self.name:
             return None
-        return Checkpoint(facts["round"], {name: tensor.numpy() for name, tensor in tensors.items()})
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        shared = {name: array for name, array in arrays.items() if not name.startswith(_PROTOTYPES)}
+        prototypes = {}
+        for site, round_ in facts.get("prototypes", {}).items():
+            prefix = f"{_PROTOTYPES}{site}/"
+            own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+            prototypes[site] = Shelved(round_, own)
+        return Checkpoint(facts["round"], shared, prototypes)

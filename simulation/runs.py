@@ -33,11 +33,10 @@ def run(config: RunConfig, sites: dict[str, SiteData], folder: Path, console: Co
         _print_scores(saved, folder, console)
         return saved
     save_config(config, folder / CONFIG)
-    federation = config.federation
     if config.mode == "federated":
-        from .federated import run_federated  # Flower is slow to import, and runs on pooled data do without
+        from . import federated  # Flower is slow to import, and runs on pooled data do without
 
-        train, steps = run_federated, federation.rounds * federation.local_steps * len(sites)
+        train, steps = federated.run_federated, federated.total_steps(config, len(sites))
     else:
         train, steps = run_centralised, total_steps(config, sites)
     with RunDisplay(steps, console) as display:

@@ -75,7 +75,7 @@ class IdleSite:
 class IdlePlans(Plans):
     """The plans of a run over the idle network instead of one of the paper's."""
 
-    def __init__(self, run: str, config: RunConfig, sites: dict[str, SiteFacts]) -> None:
+    def __init__(self, run: str, config: RunConfig, sites: dict[str, SiteFacts], prior: None) -> None:
         super().__init__(run, config, sites)
         learner = IdleLearner()
         self.expected = shapes(learner.network, learner.partition.shared)

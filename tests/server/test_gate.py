@@ -52,6 +52,12 @@ def test_a_good_reply_is_admitted():
     assert reply.bytes == sum(len(encode_array(array)) for array in ARRAYS.values())
 
 
+def test_a_loss_with_contrast_may_be_below_zero():
+    content = good()
+    content["metrics"]["loss"] = -0.2
+    assert verdict(content).metrics["loss"] == -0.2
+
+
 def test_where_no_parameters_are_asked_for_none_come():
     content = good()
     del content["shared"]

@@ -1,21 +1,16 @@
 """What crosses between server and sites in a full round, and what a site's restart changes (nothing)."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from flwr.app import Message
+from crossing import RecordingGrid, arrays_of, open_sites
 from tiny_sites import SITES, run_words, write_sites
 
 from client.app import build_client_app
-from client.outbox import Outbox
-from client.site import Site
-from client.site_state import DiskState, MemoryState, SiteState
 from mtmd_core.config import RunConfig, compose
-from mtmd_core.data.site_data import load_site
-from mtmd_core.wire import RECEIPT, decode_array
+from mtmd_core.wire import RECEIPT
 from server.app import coordinate
 from server.run_store import RunStore
 from simulation.grid import InProcessGrid
@@ -30,50 +25,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def config(folders: dict[str, Path]) -> RunConfig:
     torch.set_num_threads(1)
     return compose("simulate", run_words(folders))
-
-
-def open_sites(folders: dict[str, Path], cache: Path, state: Path | None = None) -> dict[str, Site]:
-    sites = {}
-    for name, folder in folders.items():
-        memory: SiteState = MemoryState() if state is None else DiskState(state / name)
-        sites[name] = Site(
-            name=name,
-            structures=SITES[name],
-            load_data=lambda size, axis, name=name, folder=folder: load_site(name, folder, size, axis, cache),
-            state=memory,
-            outbox=Outbox("structure"),
-            device=torch.device("cpu"),
-        )
-    return sites
-
-
-class RecordingGrid(InProcessGrid):
-    """Keeps every message that crosses, both ways."""
-
-    def __init__(self, sites: dict[str, Site]) -> None:
-        super().__init__({name: build_client_app(site) for name, site in sites.items()})
-        self.to_sites: list[Message] = []
-        self.from_sites: list[Message] = []
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        messages = list(messages)
-        self.to_sites += messages
-        return super().push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        replies = super().pull_messages(message_ids)
-        self.from_sites += replies
-        return replies
-
-
-def arrays_of(messages: list[Message]) -> dict[str, list[np.ndarray]]:
-    """Every array in the messages, by name."""
-    found: dict[str, list[np.ndarray]] = {}
-    for message in messages:
-        for record in message.content.array_records.values():
-            for name, array in record.items():
-                found.setdefault(name, []).append(decode_array(array.data))
-    return found
 
 
 def test_no_private_tensor_is_in_any_message(folders: dict[str, Path], config: RunConfig, tmp_path: Path) -> None:
