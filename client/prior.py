@@ -47,8 +47,8 @@ class SitePrior:
         Args:
             visit: the plan of the visit.
             plan: which auto-encoder.
-            shared: its shared parameters, where they came along: they are joined with the private layers of its round and the
-                whole is kept.
+            shared: its shared parameters, where they came along: unless it is here already, they are joined with the private
+                layers of its round and the whole is kept.
             load_data: the site's exams.
 
         Raises:
@@ -56,12 +56,12 @@ class SitePrior:
             RunFailedError: if the site took part in no round of the auto-encoder up to the chosen one.
             ValueError: if the parameters are not exactly the auto-encoder's shared ones.
         """
-        if shared is None and self._term is not None and self._plan == plan:
+        if self._term is not None and self._plan == plan:
             return self._term
         trained_by, data = autoencoder_plan(visit, plan), load_data()
-        if shared is not None:
-            self._freeze(trained_by, shared, data)
         tensors = self.state.frozen(plan.run, plan.round)
+        if tensors is None and shared is not None:
+            tensors = self._freeze(trained_by, shared, data)
         if tensors is None:
             raise MissingPriorError(
                 f"the auto-encoder of round {plan.round} is not here: the coordinator sends it with its next message."
@@ -73,12 +73,16 @@ class SitePrior:
         self._term, self._plan = PriorTerm(network, classes, plan.weight), plan
         return self._term
 
-    def _freeze(self, trained_by: RoundPlan, shared: Mapping[str, np.ndarray], data: SiteData) -> None:
+    def _freeze(
+        self, trained_by: RoundPlan, shared: Mapping[str, np.ndarray], data: SiteData
+    ) -> Mapping[str, torch.Tensor]:
         learner = Learner(trained_by, data, self.device)
         learner.become(trained_by, shared, self.state)
         learner.calibrate(trained_by)
-        self.state.freeze(trained_by.run, trained_by.round, learner.network.state_dict())
+        tensors = learner.network.state_dict()
+        self.state.freeze(trained_by.run, trained_by.round, tensors)
         self.state.forget(trained_by.run, set(), trained_by.round)
+        return tensors
 
 
 def autoencoder_plan(visit: RoundPlan, plan: PriorPlan) -> RoundPlan:

@@ -156,7 +156,7 @@ class Site:
             ("auto-encoder", reconstructs, strategy.prior or not reconstructs),
         ):
             if asked and not fits:
-                raise RefusedPlanError(f"the plan brings a {name}, which strategy '{plan.strategy}' has none of")
+                raise RefusedPlanError(f"the plan brings a term '{name}', which strategy '{plan.strategy}' has none of")
         if terms.prior is not None:
             self._check_limits(autoencoder_plan(plan, terms.prior))
 

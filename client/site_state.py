@@ -86,6 +86,7 @@ class MemoryState:
         """See :class:`SiteState`."""
         kept = keep | {_newest_upto(self._rounds(run), best_round)}
         self._private = {key: value for key, value in self._private.items() if key[0] == run and key[1] in kept}
+        self._optimiser = {key: value for key, value in self._optimiser.items() if key[0] == run and key[1] in keep}
 
     def _rounds(self, run: str) -> list[int]:
         return [round_ for known, round_ in self._private if known == run]
