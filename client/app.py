@@ -37,7 +37,7 @@ def build_client_app(site: Site) -> ClientApp:
     def train(message: Message, context: Context) -> Message:
         receipt, metrics, prototypes = site.train(*_unpack(message), _terms(message.content))
         learner = site.learner
-        content = site.outbox.trained(receipt, metrics, learner.shared(), learner.partition, prototypes)
+        content = site.outbox.trained(receipt, metrics, learner.contribution, learner.partition, prototypes)
         return Message(content, reply_to=message)
 
     @app.evaluate()

@@ -1,19 +1,32 @@
 """A site's network in one run: built from the coordinator's plan, trained on the site's own exams."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mtmd_core.calibration import calibrate
 from mtmd_core.config import AUTOENCODER, NetworkConfig
+from mtmd_core.data.batches import draw_batch
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.data.split import leave_one_out
 from mtmd_core.errors import RunFailedError
 from mtmd_core.evaluation import SiteScores, evaluate_exams, reconstruction_dice
 from mtmd_core.models import ModelCard, SiteCard
 from mtmd_core.networks.build import build_network
-from mtmd_core.objectives import Forward, Objective, PriorTerm, Reconstruct, Reconstruction, Segmentation, segment
+from mtmd_core.objectives import (
+    Forward,
+    Objective,
+    PriorTerm,
+    Proximal,
+    Reconstruct,
+    Reconstruction,
+    Segmentation,
+    segment,
+)
 from mtmd_core.parameters import partition, put, take
 from mtmd_core.prototypes import Minimum
 from mtmd_core.strategies import EVERY_SITE, LabelSpace, strategy_named
@@ -22,17 +35,21 @@ from mtmd_core.training import (
     OnStep,
     Recipe,
     build_optimiser,
+    compute_gradients,
     load_optimiser_tensors,
     optimiser_tensors,
     train,
 )
-from mtmd_core.wire import RoundPlan, Terms
+from mtmd_core.update_encoding import FLOAT32, INT8, encode_update, what_was_lost
+from mtmd_core.wire import GRADIENT, SHARED, UPDATE, Contribution, RoundPlan, Terms
 
 from .contrast import ContrastWork
 from .site_state import Remembered, SiteState
 
 _EMBEDDINGS = "embeddings/"
 """What the tensors of the last batches are called among those that training goes on from."""
+RESIDUAL = "residual"
+"""Beside a parameter's optimiser state: what rounding has kept back of its updates so far."""
 
 
 class Learner:
@@ -42,6 +59,8 @@ class Learner:
         plan: of any round of the run.
         data: the site's exams, cut as the plan says.
         device: where to train.
+
+    ``objective`` is what it trains for; ``contribution`` what the last round's training brought, as it is sent.
     """
 
     def __init__(self, plan: RoundPlan, data: SiteData, device: torch.device) -> None:
@@ -49,14 +68,19 @@ class Learner:
         self.space = label_space(plan, data)
         self.split = leave_one_out(list(data.exams), plan.fold)
         network = NetworkConfig(plan.network, plan.width, plan.encoder_weights)
-        self.network = build_network(network, {self.space.domain: self.space.classes}, plan.seed).to(device)
+        self.network = build_network(network, {self.space.domain: self.space.classes}, plan.seed)
+        self.network.to(device, getattr(torch, plan.dtype))
         self.partition = partition(self.network, strategy_named(plan.strategy).sharing)
-        self.optimiser = build_optimiser(self.network, plan.learning_rate)
-        self.recipe = Recipe(plan.share, plan.learning_rate, plan.seed, plan.augment, plan.autocast)
+        named = dict(self.network.named_parameters())
+        # In lock-step the server steps for what is shared.
+        own = [named[n] for n in self.partition.private if n in named] if plan.lockstep_weight else named.values()
+        self.optimiser = build_optimiser(own, plan.learning_rate, plan.optimiser)
+        self.recipe = Recipe(plan.share, plan.learning_rate, plan.seed, plan.augment, plan.autocast, plan.optimiser)
         self.sources = {self.space.domain: [data.source(self.split.train, self.space.offset)]}
         classes = {self.space.domain: self.space.classes}
         self.reconstructs = plan.network == AUTOENCODER
         self.forward: Forward = Reconstruct(classes) if self.reconstructs else segment
+        self.objective: Segmentation | Reconstruction = Reconstruction(classes) if self.reconstructs else Segmentation()
         (source,) = self.sources[self.space.domain]
         self.contrast = ContrastWork(network, self.space.domain, source, self.recipe, self.forward)
         self.card = ModelCard(
@@ -65,6 +89,8 @@ class Learner:
             plan.slice_size,
             {data.site: SiteCard(self.space, data.structures, data.axis)},
         )
+        self.contribution = Contribution(SHARED, {})
+        self._residual: dict[str, Tensor] = {}
         self._initial = {name: tensor.detach().clone() for name, tensor in self._private().items()}
         self._round = 0
         self._began_from = 0
@@ -80,10 +106,17 @@ class Learner:
         remembered = state.newest(plan.run, upto=plan.round - 1) or Remembered(0, self._initial, {})
         self._began_from = remembered.round
         self._put_private(remembered.private)
-        embeddings = {name for name in remembered.optimiser if name.startswith(_EMBEDDINGS)}
-        self.contrast.load({name.removeprefix(_EMBEDDINGS): remembered.optimiser[name] for name in embeddings})
-        optimiser = {name: tensor for name, tensor in remembered.optimiser.items() if name not in embeddings}
-        load_optimiser_tensors(self.network, self.optimiser, optimiser)
+        by_kind: dict[str, dict[str, Tensor]] = {_EMBEDDINGS: {}, RESIDUAL: {}, "": {}}
+        for name, tensor in remembered.optimiser.items():
+            if name.startswith(_EMBEDDINGS):
+                by_kind[_EMBEDDINGS][name.removeprefix(_EMBEDDINGS)] = tensor
+            elif name.endswith(f"/{RESIDUAL}"):
+                by_kind[RESIDUAL][name.removesuffix(f"/{RESIDUAL}")] = tensor
+            else:
+                by_kind[""][name] = tensor
+        self.contrast.load(by_kind[_EMBEDDINGS])
+        self._residual = by_kind[RESIDUAL]
+        load_optimiser_tensors(self.network, self.optimiser, by_kind[""])
         self._round = plan.round - 1
 
     def receive(self, shared: Mapping[str, np.ndarray]) -> None:
@@ -94,25 +127,91 @@ class Learner:
         """
         put(self.network, self.partition.shared, shared)
 
+    @property
+    def slices(self) -> int:
+        """Number of slices that the site trains on."""
+        return sum(len(source) for own in self.sources.values() for source in own)
+
+    def steps(self, plan: RoundPlan) -> int:
+        """Local steps of a round: as many as planned, or those of whole passes over the site's slices."""
+        return plan.local_epochs * math.ceil(self.slices / plan.share) or plan.local_steps
+
     def train(self, plan: RoundPlan, terms: Terms, prior: PriorTerm | None, on_step: OnStep | None) -> float:
-        """Train for the plan's steps; returns the mean loss.
+        """Train for the plan's steps; returns the mean loss, and leaves in ``contribution`` what is to be sent.
 
         Args:
             plan: of the round.
-            terms: of the round; its contrast is added to the cross-entropy.
+            terms: of the round; its contrast is added to the objective.
             prior: the anatomical prior, added too.
             on_step: called after each step.
         """
-        first = (plan.round - 1) * plan.local_steps
-        steps = range(first, first + plan.local_steps)
+        first = (plan.round - 1) * self.steps(plan)
+        steps = range(first, first + self.steps(plan))
+        received = self._received(plan)
         self._round = -1  # neither one round nor the other, should training be interrupted
-        contrast = None if terms.contrast is None else self.contrast.term(terms.contrast, terms.others, steps)
-        objective: Objective = Segmentation(contrast, prior)
-        if self.reconstructs:
-            objective = Reconstruction({self.space.domain: self.space.classes}, contrast)
-        losses = train(self.network, self.optimiser, self.sources, self.recipe, steps, on_step, objective)
+        objective = self._with_terms(terms, prior, steps)
+        if plan.lockstep_weight:
+            loss = self._step_in_lockstep(plan, first, objective)
+            if on_step is not None:
+                on_step(first, loss)
+        else:
+            objective = self._held_near(objective, received, plan.proximal_mu) if plan.proximal_mu else objective
+            loss = train(self.network, self.optimiser, self.sources, self.recipe, steps, on_step, objective)[LOSS]
+            self._contribute(plan, received)
         self._round = plan.round
-        return losses[LOSS]
+        return loss
+
+    def _received(self, plan: RoundPlan) -> dict[str, Tensor]:
+        """What the round began with of all that is shared, where the round's end is held against it."""
+        if plan.update_encoding == FLOAT32 and not plan.proximal_mu:
+            return {}
+        return {name: self.network.state_dict()[name].clone() for name in self.partition.shared}
+
+    def _with_terms(self, terms: Terms, prior: PriorTerm | None, steps: range) -> Objective:
+        """The objective with what a round adds to it."""
+        if terms.contrast is None and prior is None:
+            return self.objective
+        contrast = None if terms.contrast is None else self.contrast.term(terms.contrast, terms.others, steps)
+        return replace(self.objective, contrast=contrast, **({} if self.reconstructs else {"prior": prior}))
+
+    def _held_near(self, objective: Objective, received: Mapping[str, Tensor], mu: float) -> Proximal:
+        """The objective with FedProx's term for shared parameters; running statistics among what is shared have no gradient."""
+        names = {name for name, _ in self.network.named_parameters()}
+        return Proximal(objective, mu, {name: value for name, value in received.items() if name in names})
+
+    def _step_in_lockstep(self, plan: RoundPlan, step: int, objective: Objective) -> float:
+        """One step for what is private, with its gradient's weight in Eq. 1; what is shared only gives its gradient."""
+        like = next(self.network.parameters())
+        self.network.train()
+        batch = draw_batch(self.sources, plan.seed, step, plan.share, plan.augment, like.device, like.dtype)
+        loss = compute_gradients(self.network, batch, plan.autocast, objective)[LOSS]
+        for group in self.optimiser.param_groups:
+            for parameter in group["params"]:
+                parameter.grad.mul_(plan.lockstep_weight)
+        self.optimiser.step()
+        named = dict(self.network.named_parameters())
+        self.contribution = Contribution(
+            GRADIENT, {name: named[name].grad.cpu().numpy() for name in self.partition.shared}
+        )
+        return float(loss)
+
+    def _contribute(self, plan: RoundPlan, received: Mapping[str, Tensor]) -> None:
+        """Make the round's contribution, and keep what its encoding loses for the next round's."""
+        if plan.update_encoding == FLOAT32:
+            self.contribution = Contribution(SHARED, self.shared())
+            return
+        state = self.network.state_dict()
+        update = {}
+        for name, before in received.items():
+            update[name] = (state[name] - before).cpu()
+            if name in self._residual:
+                update[name] += self._residual[name]
+        arrays = {name: tensor.numpy() for name, tensor in update.items()}
+        sent = encode_update(arrays, plan.update_encoding)
+        if plan.update_encoding == INT8:
+            lost = what_was_lost(arrays, sent, plan.update_encoding)
+            self._residual = {name: torch.from_numpy(array) for name, array in lost.items()}
+        self.contribution = Contribution(UPDATE, sent)
 
     def prototypes(
         self, plan: RoundPlan, terms: Terms, minimum: Minimum, slices_per_exam: int | None
@@ -128,11 +227,12 @@ class Learner:
             return None
         stricter = Minimum(max(minimum.exams, contrast.minimum_exams), max(minimum.slices, contrast.minimum_slices))
         limits = [limit for limit in (slices_per_exam, contrast.slices_per_exam) if limit]
-        return self.contrast.prototypes(self.network, contrast, plan.local_steps, stricter, min(limits, default=None))
+        return self.contrast.prototypes(self.network, contrast, self.steps(plan), stricter, min(limits, default=None))
 
     def remember(self, plan: RoundPlan, state: SiteState) -> None:
         """Save the round's private state, and forget what no later visit can ask for."""
         goes_on = optimiser_tensors(self.network, self.optimiser)
+        goes_on |= {f"{name}/{RESIDUAL}": tensor for name, tensor in self._residual.items()}
         goes_on |= {_EMBEDDINGS + name: tensor for name, tensor in self.contrast.tensors().items()}
         state.save(plan.run, plan.round, self._private(), goes_on)
         state.forget(plan.run, {plan.round, self._began_from}, plan.best_round)

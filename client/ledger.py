@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mtmd_core.errors import DataError
+from mtmd_core.update_encoding import from_bfloat16
 
 log = logging.getLogger(__name__)
 
@@ -80,11 +81,12 @@ def _describe(value: object) -> dict[str, object]:
     if not isinstance(value, np.ndarray):
         return {"value": value}
     flat = np.ascontiguousarray(value)
+    bfloat16 = value.dtype == np.uint16  # NumPy has no name for it: its bits are what is sent
     return {
         "shape": list(value.shape),
-        "dtype": str(value.dtype),
+        "dtype": "bfloat16" if bfloat16 else str(value.dtype),
         "bytes": value.nbytes,
-        "norm": float(np.linalg.norm(flat.ravel())),
+        "norm": float(np.linalg.norm((from_bfloat16(flat) if bfloat16 else flat).ravel())),
         "digest": hashlib.sha256(flat.data).hexdigest(),
     }
 

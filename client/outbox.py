@@ -1,8 +1,8 @@
 """The only door out of a site: an allow-list, closed by default.
 
 Nothing is put into a message but by :class:`Outbox`. It lets out receipts, counts, metrics at the level that the site's own
-settings allow, shared parameters: exactly those that the network's layers say are shared, and prototypes of as many exams and
-slices as the settings ask for.
+settings allow, shared parameters or a change of them: exactly those that the network's layers say are shared, and prototypes of
+as many exams and slices as the settings ask for.
 """
 
 import re
@@ -15,13 +15,14 @@ from mtmd_core.errors import MtmdError
 from mtmd_core.parameters import Partition
 from mtmd_core.prototype_arrays import COUNTS, array_shapes
 from mtmd_core.prototypes import MINIMUM, Minimum
+from mtmd_core.update_encoding import SCALE
 from mtmd_core.wire import (
     FACTS,
     METRIC_NAMES,
     METRICS,
     PROTOTYPES,
     RECEIPT,
-    SHARED,
+    Contribution,
     Receipt,
     SiteFacts,
     array_shape,
@@ -66,26 +67,27 @@ class Outbox:
         self,
         receipt: Receipt,
         metrics: Mapping[str, float],
-        shared: Mapping[str, np.ndarray],
+        contribution: Contribution,
         partition: Partition,
         prototypes: Mapping[str, np.ndarray] | None = None,
     ) -> RecordDict:
-        """A reply with trained parameters, and with prototypes where there are some.
+        """A reply with what training brought, and with prototypes where there are some.
 
         Raises:
             ForbiddenError: if any parameter is not one that the network's layers say is shared, or the prototypes are anything
                 else than moments of enough exams and slices.
         """
-        forbidden = sorted(set(shared) - set(partition.shared))
+        arrays = contribution.arrays
+        forbidden = sorted({name.removesuffix(SCALE) for name in arrays} - set(partition.shared))
         if forbidden:
             raise ForbiddenError(f"'{forbidden[0]}' is private and must not leave: nothing was sent")
         if prototypes is not None:
             self._check_prototypes(prototypes)
         content = self.metrics(receipt, metrics)
-        for record, arrays in ((SHARED, shared), (PROTOTYPES, prototypes)):
-            if arrays is not None:
-                self._note(receipt.run, receipt.round, record, arrays)
-                content[record] = _packed(arrays)
+        for record, sent in ((contribution.record, arrays), (PROTOTYPES, prototypes)):
+            if sent is not None:
+                self._note(receipt.run, receipt.round, record, sent)
+                content[record] = _packed(sent)
         return content
 
     def _check_prototypes(self, prototypes: Mapping[str, np.ndarray]) -> None:

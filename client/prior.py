@@ -68,7 +68,9 @@ class SitePrior:
             )
         space = label_space(trained_by, data)
         classes = {space.domain: space.classes}
-        network = build_network(NetworkConfig(AUTOENCODER, plan.width), classes, plan.seed).to(self.device)
+        network = build_network(NetworkConfig(AUTOENCODER, plan.width), classes, plan.seed).to(
+            self.device, getattr(torch, visit.dtype)
+        )
         network.load_state_dict(tensors)
         self._term, self._plan = PriorTerm(network, classes, plan.weight), plan
         return self._term

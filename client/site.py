@@ -1,5 +1,6 @@
 """One site at work: its data, its memory, its door out, and what it does at each visit of the coordinator."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,7 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mtmd_core.config import AUTOENCODER, IMAGENET, NO_WEIGHTS, NetworkConfig
+from mtmd_core.config import (
+    AUTOENCODER,
+    DTYPES,
+    IMAGENET,
+    NO_WEIGHTS,
+    OPTIMISERS,
+    UPDATE_ENCODINGS,
+    NetworkConfig,
+)
 from mtmd_core.data.dataset import load_dataset
 from mtmd_core.data.site_data import SiteData, load_site
 from mtmd_core.data.validation import check_dataset
@@ -57,6 +66,7 @@ class Site:
         strategies: those that the site takes part in; they decide what is shared.
         minimum: exams and slices that the prototypes it sends must be of.
         slices_per_exam: no exam counts in them for more of its slices; None for no limit.
+        lockstep: whether it takes part in lock-step, in which gradients of single batches leave it: a simulation's sites alone.
         on_step: called after each training step.
 
     ``exit_code`` is set once the coordinator has said farewell; ``tested`` and ``summary`` once the test exams were scored.
@@ -73,6 +83,7 @@ class Site:
     strategies: tuple[str, ...] = FEDERATED_STRATEGIES
     minimum: Minimum = MINIMUM
     slices_per_exam: int | None = None
+    lockstep: bool = False
     on_step: OnStep | None = None
     exit_code: int | None = None
     summary: dict | None = None
@@ -88,7 +99,7 @@ class Site:
     def train(
         self, plan: RoundPlan, shared: dict[str, np.ndarray], terms: Terms = NO_TERMS
     ) -> tuple[Receipt, Metrics, dict[str, np.ndarray] | None]:
-        """A TRAIN visit: measure the model that came, then train it; ``learner.shared()`` then holds the result.
+        """A TRAIN visit: measure the model that came, then train it; ``learner.contribution`` then holds the result.
 
         Returns:
             Receipt, metrics, and the site's prototypes if the plan asks for some and there are enough exams and slices.
@@ -97,12 +108,15 @@ class Site:
         self._check_terms(plan, terms)
         prior = self._prior_term(plan, terms)
         learner = self._learner_for(plan)
+        self._check_limit("max_local_steps", learner.steps(plan))
         learner.restore(plan, self.state)
         learner.receive(shared)
         metrics = self._validate(learner, plan) if plan.validate and plan.round > 1 else {}
         started = time.perf_counter()
         metrics["loss"] = learner.train(plan, terms, prior, self.on_step)
-        metrics |= {"seconds_training": time.perf_counter() - started, "steps": plan.local_steps}
+        metrics |= {"seconds_training": time.perf_counter() - started, "steps": learner.steps(plan)}
+        if plan.tell_slices:
+            metrics["training_slices"] = learner.slices
         prototypes = learner.prototypes(plan, terms, self.minimum, self.slices_per_exam)
         learner.remember(plan, self.state)
         return self._receipt(plan), metrics, prototypes
@@ -170,9 +184,24 @@ class Site:
             raise RefusedPlanError(
                 f"the plan's encoder_weights is '{plan.encoder_weights}'; a site takes {IMAGENET} or {NO_WEIGHTS} alone"
             )
+        for word, known in (("optimiser", OPTIMISERS), ("dtype", DTYPES), ("update_encoding", UPDATE_ENCODINGS)):
+            if getattr(plan, word) not in known:
+                raise RefusedPlanError(f"the plan's {word} is '{getattr(plan, word)}'; a site knows {', '.join(known)}")
         for word in ("round", "local_steps", "share", "slice_size", "width"):
             if getattr(plan, word) < 1:
                 raise RefusedPlanError(f"the plan's {word} is {getattr(plan, word)}")
+        if plan.local_epochs < 0 or not 0 <= plan.proximal_mu < math.inf or not 0 <= plan.lockstep_weight <= 1:
+            raise RefusedPlanError(
+                f"the plan's local_epochs, proximal_mu and lockstep_weight are {plan.local_epochs}, {plan.proximal_mu} and "
+                f"{plan.lockstep_weight}"
+            )
+        if plan.lockstep_weight and not self.lockstep:
+            raise RefusedPlanError(
+                "the plan asks for lock-step, in which gradients of single batches leave a site; images can be inferred from "
+                "them, so it is for simulations"
+            )
+        if plan.lockstep_weight and plan.local_steps != 1:
+            raise RefusedPlanError(f"the plan's local_steps is {plan.local_steps}; lock-step takes one step a round")
         asked = {
             "max_local_steps": max(plan.local_steps, plan.calibration_batches),
             "max_batch_size": plan.share,
@@ -180,8 +209,11 @@ class Site:
             "max_parameters": count_parameters(NetworkConfig(plan.network, plan.width)),
         }
         for limit, value in asked.items():
-            if value > self.limits.get(limit, value):
-                raise RefusedPlanError(f"the plan asks for {value}, but this site's {limit} is {self.limits[limit]}")
+            self._check_limit(limit, value)
+
+    def _check_limit(self, limit: str, asked: int) -> None:
+        if asked > self.limits.get(limit, asked):
+            raise RefusedPlanError(f"the plan asks for {asked}, but this site's {limit} is {self.limits[limit]}")
 
     def _receipt(self, plan: RoundPlan) -> Receipt:
         return Receipt(plan.run, plan.round, self.name)

@@ -33,7 +33,7 @@ def calibrate(
         batches: how many; 0 changes nothing.
         forward: what the network makes of a batch.
     """
-    device = next(network.parameters()).device
+    like = next(network.parameters())
     layers = [module for module in network.modules() if isinstance(module, DomainBatchNorm2d)]
     momenta = [layer.momentum for layer in layers]
     seed = derive_seed(recipe.seed, "calibration")
@@ -41,7 +41,7 @@ def calibrate(
     for number in range(batches):
         for layer in layers:
             layer.momentum = 1 / (number + 1)  # so that all batches weigh alike
-        batch = draw_batch(sources, seed, number, recipe.share, augmented=False, device=device)
+        batch = draw_batch(sources, seed, number, recipe.share, augmented=False, device=like.device, dtype=like.dtype)
         forward(network, batch, False)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum

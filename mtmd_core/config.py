@@ -30,6 +30,17 @@ from mtmd_core.strategies import FEDERATED_STRATEGIES, TRANSFERS, Sharing, strat
 from mtmd_core.words import DEVICES, RELEASES, nearest
 
 MODES = ("centralised", "federated")
+OPTIMISERS = ("adam", "sgd")
+SERVER_OPTIMISERS = {
+    "fedavg": ("learning_rate",),
+    "fedavgm": ("learning_rate", "momentum"),
+    "fedadam": ("learning_rate", "beta1", "beta2", "epsilon"),
+    "fedadagrad": ("learning_rate", "epsilon"),
+}
+"""Server optimiser → the words that it knows."""
+SITE_WEIGHTS = ("equal", "slices")
+UPDATE_ENCODINGS = ("float32", "bfloat16", "int8")
+DTYPES = ("float32", "float64")
 SLICE_AXES = ("auto", "0", "1", "2")
 STRIDES = {"att_unet": 16, "inception_unet": 32, "dense_unet": 32, "efficient_unet": 32}
 """Network → what a slice's size must be a multiple of."""
@@ -40,7 +51,7 @@ ORDERS = ("second", "first")
 NO_WEIGHTS = "none"
 IMAGENET = "imagenet"
 WEIGHT_FILES = (".pth", ".safetensors")
-EXPERIMENTS = ("demo", "msc_fidelity", "phantoms", "study", "table1", "table2", "table3", "table4")
+EXPERIMENTS = ("demo", "lockstep", "msc_fidelity", "phantoms", "study", "table1", "table2", "table3", "table4")
 
 
 @dataclass
@@ -74,6 +85,9 @@ class DataConfig:
 class TrainingConfig:
     """One optimisation. ``steps`` overrides ``epochs``; the batch is the total over all domains.
 
+    ``optimiser`` is ``adam`` (the paper) or ``sgd`` (plain, no momentum). ``dtype`` is that of parameters and of all that is
+    computed: ``float64`` takes twice the time and memory and shows what is rounding.
+
     ``channels_last``, ``autocast`` (bfloat16) and ``compile`` trade memory layout, precision and a slow start for speed;
     ``deterministic`` makes CUDA repeat itself bit for bit, at some cost (on the CPU it always does).
     """
@@ -82,6 +96,8 @@ class TrainingConfig:
     epochs: int = 6
     steps: int | None = None
     learning_rate: float = 5e-4
+    optimiser: str = "adam"
+    dtype: str = "float32"
     augment: bool = True
     autocast: bool = False
     channels_last: bool = False
@@ -118,8 +134,31 @@ class AutoencoderConfig:
 
 
 @dataclass
+class ServerOptimiserConfig:
+    """What the server makes of the averaged update (Reddi et al. 2021, Algorithms 1 and 2).
+
+    ``name``: ``fedavg`` (gradient descent, at rate 1 the plain average), ``fedavgm`` (with ``momentum``), ``fedadam`` (``beta1``,
+    ``beta2``, ``epsilon``) or ``fedadagrad`` (``epsilon``). What is not given is the optimiser's own:
+    :data:`server.server_optimiser.DEFAULTS`.
+    """
+
+    name: str = "fedavg"
+    learning_rate: float | None = None
+    momentum: float | None = None
+    beta1: float | None = None
+    beta2: float | None = None
+    epsilon: float | None = None
+
+
+@dataclass
 class FederationConfig:
-    """Rounds, local work and patience.
+    """Rounds, local work, aggregation and patience.
+
+    A site trains for ``local_steps`` a round, or for ``local_epochs`` passes over its own slices where these are given; with
+    ``proximal_mu`` above 0 its shared parameters are held near those it received (FedProx). ``participation`` is the share of
+    sites that train in a round. Sites weigh alike or by their training slices (``site_weights``). ``update_encoding`` says in
+    how many bits an update travels (:mod:`mtmd_core.update_encoding`). ``lockstep``: one step a round, sites return gradients,
+    the server holds the optimiser of what is shared, so that the federation is centralised training.
 
     Strategies with an anatomical prior federate their auto-encoder first, for ``autoencoder_rounds`` of the same kind.
     Before a received model is evaluated, a site measures its running statistics anew over ``calibration_batches`` batches
@@ -130,6 +169,13 @@ class FederationConfig:
     rounds: int = 10
     autoencoder_rounds: int = 10
     local_steps: int = 20
+    local_epochs: int | None = None
+    proximal_mu: float = 0.0
+    participation: float = 1.0
+    site_weights: str = "equal"
+    server_optimiser: ServerOptimiserConfig = field(default_factory=ServerOptimiserConfig)
+    update_encoding: str = "float32"
+    lockstep: bool = False
     validate_every_rounds: int = 1
     calibration_batches: int = 16
     expected_sites: int | None = None
@@ -240,10 +286,14 @@ def checked(config: RunConfig) -> RunConfig:
     _one_of("mode", config.mode, MODES)
     strategy_named(config.strategy)
     _one_of("network.name", config.network.name, NETWORKS)
+    _one_of("training.optimiser", config.training.optimiser, OPTIMISERS)
+    _one_of("training.dtype", config.training.dtype, DTYPES)
     _one_of("device", config.device, DEVICES)
     _one_of("data.slice_axis", config.data.slice_axis, SLICE_AXES)
     _one_of("federation.release", config.federation.release, RELEASES)
     _one_of("prototypes.order", config.prototypes.order, ORDERS)
+    _one_of("federation.site_weights", config.federation.site_weights, SITE_WEIGHTS)
+    _one_of("federation.update_encoding", config.federation.update_encoding, UPDATE_ENCODINGS)
     for word, value, least in (
         ("network.width", config.network.width, 4),
         ("data.slice_size", config.data.slice_size, 16),
@@ -259,6 +309,7 @@ def checked(config: RunConfig) -> RunConfig:
         ("prototypes.maximum_age_rounds", config.prototypes.maximum_age_rounds, 1),
         ("prototypes.full_pass_steps", config.prototypes.full_pass_steps, 1),
         ("federation.local_steps", config.federation.local_steps, 1),
+        ("federation.local_epochs", config.federation.local_epochs, 1),
         ("federation.calibration_batches", config.federation.calibration_batches, 0),
         ("federation.validate_every_rounds", config.federation.validate_every_rounds, 1),
         ("federation.expected_sites", config.federation.expected_sites, 1),
@@ -292,8 +343,14 @@ def checked(config: RunConfig) -> RunConfig:
     ):
         if not 0 < rate < 1:
             raise ConfigurationError(f"{word} is {rate}; it must lie between 0 and 1 (the paper: 5e-4 or 1e-4).")
+    if config.training.autocast and config.training.dtype != DTYPES[0]:
+        raise ConfigurationError(
+            f"training.autocast computes in bfloat16, training.dtype={config.training.dtype} asks for more: leave one out."
+        )
     _check_loss(config.loss)
     _check_study(config.study)
+    _check_server_optimiser(config.federation.server_optimiser)
+    _check_federation(config)
     if config.mode == "federated" and config.strategy not in FEDERATED_STRATEGIES:
         raise ConfigurationError(
             f"strategy={config.strategy} is for mode=centralised; mode=federated knows {', '.join(FEDERATED_STRATEGIES)}."
@@ -346,6 +403,94 @@ def _check_study(study: StudyConfig) -> None:
         raise ConfigurationError(f"study.folds has {min(study.folds)}; folds are counted from 0.")
 
 
+def _check_server_optimiser(optimiser: ServerOptimiserConfig) -> None:
+    word = "federation.server_optimiser"
+    _one_of(f"{word}.name", optimiser.name, tuple(SERVER_OPTIMISERS))
+    known = SERVER_OPTIMISERS[optimiser.name]
+    for entry in fields(optimiser):
+        value = getattr(optimiser, entry.name)
+        if entry.name == "name" or value is None:
+            continue
+        if entry.name not in known:
+            others = [name for name, words in SERVER_OPTIMISERS.items() if entry.name in words]
+            raise ConfigurationError(
+                f"{word}.{entry.name} is {value}, but {optimiser.name} has none; {' and '.join(others)} "
+                f"{'have' if len(others) > 1 else 'has'} one: leave it out or choose another {word}.name."
+            )
+        if entry.name in ("learning_rate", "epsilon"):
+            if not 0 < value < math.inf:
+                raise ConfigurationError(f"{word}.{entry.name} is {value}; it must be a finite number above 0.")
+        elif not 0 <= value < 1:
+            raise ConfigurationError(f"{word}.{entry.name} is {value}; it must be at least 0 and below 1.")
+
+
+def _check_federation(config: RunConfig) -> None:
+    """Whether the words of the federation's algorithm make sense together."""
+    federation = config.federation
+    if not 0 <= federation.proximal_mu < math.inf:
+        raise ConfigurationError(
+            f"federation.proximal_mu is {federation.proximal_mu}; it must be a finite number of at least 0."
+        )
+    if not 0 < federation.participation <= 1:
+        raise ConfigurationError(
+            f"federation.participation is {federation.participation}; it is the fraction of sites that train in a round, "
+            "so it must be above 0 and at most 1."
+        )
+    if federation.proximal_mu and federation.local_steps == 1 and federation.local_epochs is None:
+        raise ConfigurationError(
+            f"federation.proximal_mu is {federation.proximal_mu}, but with federation.local_steps=1 it changes nothing: its "
+            "gradient is zero where a round begins. Give more local steps, or leave it out."
+        )
+    if federation.update_encoding != UPDATE_ENCODINGS[0] and config.training.dtype != DTYPES[0]:
+        raise ConfigurationError(
+            f"training.dtype={config.training.dtype} asks for every bit and federation.update_encoding="
+            f"{federation.update_encoding} drops most of them: leave one out."
+        )
+    choices = _federated_choices(federation)
+    if config.mode == "federated" and config.strategy == "individual" and choices:
+        raise ConfigurationError(
+            f"{next(iter(choices))} is given, but strategy=individual shares nothing, so that there is nothing to aggregate "
+            "or send: leave it out."
+        )
+    if federation.lockstep:
+        _check_lockstep(config, choices)
+
+
+def _federated_choices(federation: FederationConfig) -> dict[str, object]:
+    """What was chosen about aggregation: those words that differ from plain averaging of all sites."""
+    plain, word = FederationConfig(), "federation.server_optimiser"
+    given = {
+        f"federation.{name}": getattr(federation, name)
+        for name in ("proximal_mu", "participation", "site_weights", "update_encoding", "lockstep")
+        if getattr(federation, name) != getattr(plain, name)
+    }
+    own = federation.server_optimiser
+    changed = [
+        entry.name for entry in fields(own) if getattr(own, entry.name) != getattr(plain.server_optimiser, entry.name)
+    ]
+    return given | {f"{word}.{name}": getattr(own, name) for name in changed}
+
+
+def _check_lockstep(config: RunConfig, choices: dict[str, object]) -> None:
+    """Lock-step is centralised training in another place: what would make it anything else is an error."""
+    if config.federation.local_steps != 1 or config.federation.local_epochs is not None:
+        raise ConfigurationError(
+            "federation.lockstep=true takes one step a round, as pooled training does between two updates: give "
+            "federation.local_steps=1 and no federation.local_epochs."
+        )
+    others = [word for word in choices if word != "federation.lockstep"]
+    if others:
+        raise ConfigurationError(
+            f"federation.lockstep=true averages every site's gradient, all of its bits, and applies training.optimiser to it; "
+            f"{others[0]}={choices[others[0]]} would make that another training: leave one out."
+        )
+    if strategy_named(config.strategy).sharing is Sharing.EVERYTHING:
+        raise ConfigurationError(
+            f"federation.lockstep=true cannot reproduce strategy={config.strategy} on pooled data, whose one normalisation sees "
+            "all sites' slices at once, which no site can: use a dsl strategy."
+        )
+
+
 def _check_network(network: NetworkConfig, slice_size: int) -> None:
     stride = STRIDES[network.name]
     if slice_size % stride:
@@ -390,9 +535,19 @@ def _check_sites_together(config: RunConfig) -> None:
         share_of_batch(config.training.batch_size, count)
     if strategy.prior:
         share_of_batch(config.autoencoder.batch_size, count, "autoencoder.batch_size")
-    if (federation.quorum or 0) > count:
+    training = sites_a_round(count, federation.participation)
+    if (federation.quorum or 0) > training:
         raise ConfigurationError(
-            f"federation.quorum is {federation.quorum}, but {count} sites take part: it can be {count} at most."
+            f"federation.quorum is {federation.quorum}, but {training} sites take part in a round: it can be {training} at most."
+        )
+    if federation.lockstep and (federation.quorum or count) < count:
+        raise ConfigurationError(
+            f"federation.quorum is {federation.quorum}, but federation.lockstep=true needs every site in each: leave it out."
+        )
+    if federation.rounds * training < count:
+        raise ConfigurationError(
+            f"federation.rounds is {federation.rounds} with {training} of {count} sites in each: some would never train. Give "
+            f"{math.ceil(count / training)} rounds at least, or more federation.participation."
         )
 
 
@@ -425,6 +580,15 @@ def share_of_batch(batch_size: int, domains: int, word: str = "training.batch_si
             f"the nearest that they can are {lower} and {lower + domains}."
         )
     return batch_size // domains
+
+
+def sites_a_round(sites: int, participation: float) -> int:
+    """How many of ``sites`` train in a round: the nearest number to their fraction, one at least.
+
+    >>> [sites_a_round(3, fraction) for fraction in (0.1, 0.5, 0.67, 1.0)]
+    [1, 2, 2, 3]
+    """
+    return max(1, math.floor(participation * sites + 0.5))
 
 
 def decisive_words(config: RunConfig) -> dict[str, str]:

@@ -28,14 +28,14 @@ def embed_slices(
     Returns:
         One [n, E_s] a scale, and the place of each slice. The network is left as it was.
     """
-    device = next(network.parameters()).device
+    like = next(network.parameters())
     seed = derive_seed(recipe.seed, "embedding pass")
     share = min(recipe.share, len(source))
     batches, places = [], []
     with _training_without_trace(network):
         for step in range(math.ceil(len(source) / share)):
-            batch = draw_batch({domain: [source]}, seed, step, share, recipe.augment, device)
-            with autocast(device, recipe.autocast):
+            batch = draw_batch({domain: [source]}, seed, step, share, recipe.augment, like.device, like.dtype)
+            with autocast(like.device, recipe.autocast):
                 batches.append(forward(network, batch, True).embeddings)
             places += source.places(seed, step, share)
     # The last batch is filled up with slices of the next round through the site; each counts once.

@@ -49,8 +49,8 @@ def predict_exam(
 @torch.inference_mode()
 def predict_probabilities(network: nn.Module, domain: str, images: np.ndarray, bf16: bool = False) -> Tensor:
     """Slices [S, H, W] of one domain → class probabilities [S, N, H, W] (Eq. 4)."""
-    device = next(network.parameters()).device
-    batch = torch.from_numpy(np.array(images))[:, None].to(device)
-    with autocast(device, bf16):
+    like = next(network.parameters())
+    batch = torch.from_numpy(np.array(images))[:, None].to(like.device, like.dtype)
+    with autocast(like.device, bf16):
         logits = network(batch, {domain: len(batch)}).logits[domain]
     return logits.float().softmax(dim=1)

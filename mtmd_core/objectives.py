@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from mtmd_core.data.batches import Batch
 from mtmd_core.devices import autocast
 from mtmd_core.domain_mixture import DomainMixture
-from mtmd_core.losses.anatomical_prior import anatomical_prior_loss
+from mtmd_core.losses.anatomical_prior import anatomical_prior_loss, in_float32_or_wider
 from mtmd_core.losses.contrastive import contrastive_loss
 from mtmd_core.losses.cross_entropy import domain_cross_entropy
 from mtmd_core.losses.prototype_contrast import own_batch_contrast, prototype_contrast
+from mtmd_core.losses.proximal import proximal_term
 from mtmd_core.networks.autoencoder import Autoencoder, one_hot
 from mtmd_core.networks.output import NetworkOutput
 
@@ -24,7 +25,7 @@ Objective = Callable[[nn.Module, Batch, bool], dict[str, Tensor]]
 Forward = Callable[[nn.Module, Batch, bool], NetworkOutput]
 """(network, batch, whether embeddings are wanted) → what the network makes of the batch."""
 
-CROSS_ENTROPY, CONTRAST, PRIOR = "cross_entropy", "contrast", "prior"
+CROSS_ENTROPY, CONTRAST, PRIOR, PROXIMAL = "cross_entropy", "contrast", "prior", "proximal"
 """Names of the terms."""
 BOTTLENECK = 4
 """Index of s5 among the nine scales."""
@@ -100,7 +101,7 @@ class PriorTerm:
         self.weight = weight
 
     def __call__(self, output: NetworkOutput, labels: Mapping[str, Tensor], bf16: bool = False) -> Tensor:
-        predicted = {domain: logits.float().softmax(dim=1) for domain, logits in output.logits.items()}
+        predicted = {domain: in_float32_or_wider(each).softmax(dim=1) for domain, each in output.logits.items()}
         with autocast(next(iter(predicted.values())).device, bf16):
             with torch.no_grad():
                 truth = self.autoencoder.encode(one_hot(labels, self.classes))
@@ -140,6 +141,25 @@ class Reconstruction:
         if self.contrast is not None:
             terms[CONTRAST] = self.contrast(output, batch.shares)
         return terms
+
+
+@dataclass(frozen=True)
+class Proximal:
+    """A site's objective with FedProx's ``μ/2 Σ ‖w − wᵗ‖²`` added (Li et al. 2020, Algorithm 2).
+
+    ``received``: name → wᵗ of the parameters that are held near what they were; others are free.
+    """
+
+    objective: Objective
+    mu: float
+    received: Mapping[str, Tensor]
+
+    def __call__(self, network: nn.Module, batch: Batch, bf16: bool = False) -> dict[str, Tensor]:
+        held = {name: value for name, value in network.named_parameters() if name in self.received}
+        return {
+            **self.objective(network, batch, bf16),
+            PROXIMAL: self.mu * proximal_term(held, self.received),
+        }
 
 
 def gradient_norms(network: nn.Module, objective: Objective, batch: Batch) -> dict[str, float]:

@@ -202,8 +202,13 @@ def is_running(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path, what: str) -> Iterator[None]:
+def exclusive(folder: Path, what: str, word: str = "--state") -> Iterator[None]:
     """Hold ``folder`` for this process alone; the kernel lets go of it when the process ends, however it ends.
+
+    Args:
+        folder: made if it does not exist.
+        what: runs in it, for the message.
+        word: of the command line, by which another folder is given.
 
     Raises:
         ConfigurationError: if another process holds it.
@@ -214,7 +219,7 @@ def exclusive(folder: Path, what: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigurationError(
-                f"{folder} is in use by another running {what}: end that one first, or give another --state folder."
+                f"{folder} is in use by another running {what}: end that one first, or give another {word} folder."
             ) from None
         yield
 

@@ -1,6 +1,6 @@
 """Training: one step, and a stretch of steps; the same for pooled data (K domains) and for a site (K = 1)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,11 +24,22 @@ class Recipe:
     seed: int
     augment: bool = True
     autocast: bool = False
+    optimiser: str = "adam"
 
 
-def build_optimiser(network: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-    """Adam (the paper, section 3.3), fused over all tensors."""
-    return torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
+def build_optimiser(
+    network: nn.Module | Iterable[nn.Parameter], learning_rate: float, name: str = "adam"
+) -> torch.optim.Optimizer:
+    """Adam (the paper, section 3.3) or plain stochastic gradient descent, fused over all tensors.
+
+    Args:
+        network: or the parameters to train, where these are not all of a network's.
+        learning_rate: of either.
+        name: ``adam`` or ``sgd``.
+    """
+    kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[name]
+    parameters = network.parameters() if isinstance(network, nn.Module) else list(network)
+    return kind(parameters, lr=learning_rate, fused=True)
 
 
 def train(
@@ -45,11 +56,11 @@ def train(
     A step's batch depends on the recipe's seed and the step's number alone, so that ``range(0, 10)`` followed by
     ``range(10, 20)`` is ``range(0, 20)``.
     """
-    device = next(network.parameters()).device
+    like = next(network.parameters())
     network.train()
     totals: dict[str, float] = {}
     for step in steps:
-        batch = draw_batch(sources, recipe.seed, step, recipe.share, recipe.augment, device)
+        batch = draw_batch(sources, recipe.seed, step, recipe.share, recipe.augment, like.device, like.dtype)
         losses = train_step(network, optimiser, batch, recipe.autocast, objective)
         for name, value in losses.items():
             totals[name] = totals.get(name, 0.0) + value
@@ -66,18 +77,28 @@ def train_step(
     objective: Objective = Segmentation(),  # noqa: B008 - it is frozen
 ) -> dict[str, float]:
     """One optimisation step on one batch; returns the loss and its terms, named as by :func:`train`."""
-    optimiser.zero_grad(set_to_none=True)
+    losses = compute_gradients(network, batch, bf16, objective)
+    optimiser.step()
+    values = torch.stack(list(losses.values())).tolist()  # one wait for the device, not one a term
+    return dict(zip(losses, values, strict=True))
+
+
+def compute_gradients(network: nn.Module, batch: Batch, bf16: bool, objective: Objective) -> dict[str, Tensor]:
+    """Leave the gradients of one batch with the network's parameters; the loss and its terms, as :func:`train_step`'s."""
+    network.zero_grad(set_to_none=True)
     terms = objective(network, batch, bf16)
     loss = torch.stack(list(terms.values())).sum()
     loss.backward()
-    optimiser.step()
-    values = torch.stack([loss, *terms.values()]).tolist()  # one wait for the device, not one a term
-    return dict(zip([LOSS, *(f"{LOSS}/{name}" for name in terms)], values, strict=True))
+    return {LOSS: loss.detach()} | {f"{LOSS}/{name}": term.detach() for name, term in terms.items()}
 
 
-def optimiser_tensors(network: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+Parameters = nn.Module | Mapping[str, nn.Parameter]
+"""A network, or parameters by name."""
+
+
+def optimiser_tensors(network: Parameters, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """An optimiser's state by parameter name: ``<parameter>/<quantity>``, for example ``output.bias/exp_avg``."""
-    names = {parameter: name for name, parameter in network.named_parameters()}
+    names = {parameter: name for name, parameter in _by_name(network).items()}
     return {
         f"{names[parameter]}/{quantity}": value
         for parameter, state in optimiser.state.items()
@@ -85,13 +106,15 @@ def optimiser_tensors(network: nn.Module, optimiser: torch.optim.Optimizer) -> d
     }
 
 
-def load_optimiser_tensors(network: nn.Module, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def load_optimiser_tensors(
+    network: Parameters, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
     """Put back what :func:`optimiser_tensors` took.
 
     Raises:
         ValueError: if a tensor belongs to no parameter of the network.
     """
-    parameters = dict(network.named_parameters())
+    parameters = _by_name(network)
     optimiser.state.clear()
     for key, value in tensors.items():
         name, _, quantity = key.rpartition("/")
@@ -105,3 +128,7 @@ def load_optimiser_tensors(network: nn.Module, optimiser: torch.optim.Optimizer,
             else value.to(parameter.device, copy=True)
         )
         optimiser.state[parameter][quantity] = kept.copy_(value)
+
+
+def _by_name(network: Parameters) -> dict[str, nn.Parameter]:
+    return dict(network.named_parameters() if isinstance(network, nn.Module) else network)

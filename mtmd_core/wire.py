@@ -6,7 +6,7 @@ Nothing here knows Flower; both rooms put these plain values into Flower's recor
 kind      server → site                           site → server
 ========  ======================================  ================================================
 QUERY     –                                       facts: :class:`SiteFacts`
-TRAIN     plan: :class:`RoundPlan`, shared,       receipt, shared (trained), metrics,
+TRAIN     plan: :class:`RoundPlan`, shared,       receipt, :class:`Contribution`, metrics,
           and by strategy those of :class:`Terms`  prototypes (where there are some)
 EVALUATE  plan: :class:`RoundPlan`, shared        receipt, metrics
 FAREWELL  farewell: exit_code                     –
@@ -33,8 +33,10 @@ FAREWELL = "query.farewell"
 PLAN, SHARED, METRICS, RECEIPT, FACTS, GOODBYE = "plan", "shared", "metrics", "receipt", "facts", "farewell"
 CONTRAST, PRIOR, PRIOR_SHARED, PROTOTYPES = "contrast", "prior", "prior_shared", "prototypes"
 """Names of the records in a message; other sites' prototypes come as ``prototypes.0``, ``prototypes.1`` and so on."""
+UPDATE, GRADIENT = "update", "gradient"
+"""What a site's contribution may be besides ``SHARED``: names of records too."""
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Raised whenever the records change; a site refuses a server of another protocol."""
 
 Scalar = bool | int | float | str
@@ -42,7 +44,7 @@ T = TypeVar("T")
 
 
 _SCORES = "|".join((*METRICS_3D, *METRICS_2D))  # spelt out: a name of an exam or a structure fits nowhere
-_COUNTS = r"steps|seconds_training|seconds_evaluation"
+_COUNTS = r"steps|training_slices|seconds_training|seconds_evaluation"
 _MEANS = rf"loss|(validation|test)/foreground_mean/({_SCORES})"
 _STRUCTURES = rf"test/mean/structure_[0-9]{{1,3}}/({_SCORES})"
 METRIC_NAMES = {
@@ -71,6 +73,11 @@ class RoundPlan:
     itself, never a path. ``label_classes`` is 0 where the site keeps its own label space, else the size of the union, in
     which the site's structures follow ``label_offset``. ``best_round`` is the best one so far (0: none known), whose private
     parameters a site keeps.
+
+    ``local_epochs`` counts passes over the site's training slices and, where it is not 0, takes the place of ``local_steps``.
+    ``proximal_mu`` is FedProx's μ. ``update_encoding`` says how the contribution travels (:mod:`mtmd_core.update_encoding`).
+    ``tell_slices`` asks for the number of training slices. In lock-step ``lockstep_weight`` is the site's share of Eq. 1, 1/K:
+    the site takes one step, sends its gradient and scales its private gradients by it; else it is 0.
     """
 
     run: str
@@ -94,6 +101,13 @@ class RoundPlan:
     best_round: int
     label_offset: int
     label_classes: int
+    local_epochs: int = 0
+    optimiser: str = "adam"
+    dtype: str = "float32"
+    proximal_mu: float = 0.0
+    update_encoding: str = "float32"
+    tell_slices: bool = False
+    lockstep_weight: float = 0.0
     protocol: int = PROTOCOL
 
 
@@ -158,6 +172,18 @@ class Receipt:
     run: str
     round: int
     site: str
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What a site brings to a round, as it is sent.
+
+    ``record`` names what the arrays are: trained parameters (``SHARED``), an encoded change of them (``UPDATE``), or the
+    gradient of one step in lock-step (``GRADIENT``).
+    """
+
+    record: str
+    arrays: Mapping[str, np.ndarray]
 
 
 def to_record(content: SiteFacts | RoundPlan | ContrastPlan | PriorPlan | Receipt) -> dict[str, Scalar]:

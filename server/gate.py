@@ -7,12 +7,14 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from mtmd_core.arrays import all_finite
+from mtmd_core.update_encoding import FLOAT32, decode_update, sent_shapes
 from mtmd_core.wire import (
     METRIC_NAMES,
     METRICS,
     PROTOTYPES,
     RECEIPT,
     SHARED,
+    UPDATE,
     ArrayShape,
     Receipt,
     array_shape,
@@ -23,16 +25,18 @@ from mtmd_core.wire import (
 
 from .prototype_shelf import PrototypeShelf
 
+TRAINING_SLICES = "training_slices"
 MAX_METRIC = 1e12
 """Larger than any loss, distance, volume difference or time that a site measures."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply that is fit to use: the arrays are empty where none were asked for.
+    """A reply that is fit to use.
 
-    ``prototypes`` are None where the site sent none, or none that can be: then ``prototype_refusal`` says why. The rest of the
-    reply is used all the same. ``bytes`` counts everything, ``prototype_bytes`` is the prototypes' part.
+    ``shared`` is what the site brings for each shared parameter, decoded; empty where nothing was asked for. ``prototypes`` are
+    None where the site sent none, or none that can be: then ``prototype_refusal`` says why, and the rest of the reply is used
+    all the same. ``bytes``: of all arrays as they came; ``prototype_bytes`` is the prototypes' part.
     """
 
     site: str
@@ -59,6 +63,9 @@ def admit(
     round_: int,
     expected: Mapping[str, ArrayShape] | None,
     look_inside: bool = True,
+    record: str = SHARED,
+    encoding: str = FLOAT32,
+    tells_slices: bool = False,
     shelf: PrototypeShelf | None = None,
 ) -> Reply | Refusal:
     """Look at one reply.
@@ -66,14 +73,17 @@ def admit(
     Args:
         site: who must have sent it.
         run, round_: the visit that it must answer.
-        expected: names, dtypes and shapes of the parameters that it must bring; None if it must bring none.
+        expected: names, dtypes and shapes of the parameters that it must be about; None if it must bring none.
         look_inside: whether to look for values that are not finite, which takes a walk through all of them.
+        record: in which it must bring them: ``SHARED``, ``UPDATE`` or ``GRADIENT``.
+        encoding: of an update (:mod:`mtmd_core.update_encoding`).
+        tells_slices: whether it must say how many slices the site trained on, which is its weight.
         shelf: knows what prototypes must be, which the reply may bring; None if it must bring none.
     """
     if message.has_error():
         return Refusal(site, f"the site failed with error {message.error.code} ({message.error.reason})")
     content = message.content
-    wanted = {RECEIPT: ConfigRecord, METRICS: MetricRecord} | ({SHARED: ArrayRecord} if expected is not None else {})
+    wanted = {RECEIPT: ConfigRecord, METRICS: MetricRecord} | ({record: ArrayRecord} if expected is not None else {})
     if shelf is not None and expected is not None and PROTOTYPES in content:
         wanted[PROTOTYPES] = ArrayRecord
     if {name: type(record) for name, record in content.items()} != wanted:
@@ -88,7 +98,12 @@ def admit(
         metrics = _metrics(content[METRICS])
         if expected is None:
             return Reply(site, metrics, {}, 0)
-        shared, size = _arrays(content[SHARED], expected, "parameters")
+        if tells_slices and not metrics.get(TRAINING_SLICES, 0) >= 1:
+            raise ValueError("it does not say how many slices the site trained on")
+        update = record == UPDATE
+        shapes = sent_shapes(expected, encoding) if update else expected
+        shared, size = _arrays(content[record], shapes, "parameters")
+        shared = decode_update(shared, encoding) if update else shared
         wild = next((name for name, array in shared.items() if look_inside and not all_finite(array)), None)
         if wild is not None:
             raise ValueError(f"{wild} holds values that are not finite")

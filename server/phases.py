@@ -24,6 +24,11 @@ class Phase:
     seed: int
     contrast: ContrastPlan | None
 
+    @property
+    def rounds_word(self) -> str:
+        """The word of the configuration that says how many rounds there are."""
+        return f"federation.{self.part}_rounds" if self.part else "federation.rounds"
+
     def run(self, name: str) -> str:
         """What the sites know this training by: each phase is a run of its own to them, with its own rounds and memory."""
         return f"{name}-{self.part}" if self.part else name

@@ -1,21 +1,26 @@
 """From the configuration of a run and the sites that came to what each of them is asked."""
 
+import math
 from collections.abc import Mapping, Sequence
 
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from mtmd_core.config import RunConfig, share_of_batch
+from mtmd_core.config import RunConfig, share_of_batch, sites_a_round
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.networks.build import build_network
 from mtmd_core.parameters import partition, shapes, take
 from mtmd_core.strategies import Sharing, label_spaces, strategy_named
+from mtmd_core.update_encoding import FLOAT32
 from mtmd_core.wire import (
     CONTRAST,
+    GRADIENT,
     PLAN,
     PRIOR,
     PRIOR_SHARED,
     PROTOTYPES,
     SHARED,
+    UPDATE,
     PriorPlan,
     RoundPlan,
     SiteFacts,
@@ -24,6 +29,7 @@ from mtmd_core.wire import (
     to_record,
 )
 
+from .participation import training_sites
 from .phases import Phase, autoencoder_phase, segmentation_phase
 from .run_store import Arrays, Checkpoint
 
@@ -31,8 +37,9 @@ from .run_store import Arrays, Checkpoint
 class Plans:
     """What the coordinator knows of a run before it begins.
 
-    ``expected``: dtype and shape of every shared parameter; ``initial``: their first values. ``run`` is what the sites know
-    this phase by.
+    ``expected``: dtype and shape of every shared parameter; ``initial``: their first values; ``statistics``: names of those that
+    are running statistics; ``contribution``: the record in which sites bring what training made of them. ``run`` is what the
+    sites know this phase by.
 
     Args:
         run: name of the run.
@@ -57,18 +64,45 @@ class Plans:
         self.prior_plan = None if prior is None else self._prior_plan(run, config, len(sites), prior.round)
         self.sharing = strategy_named(config.strategy).sharing
         self.sites = sorted(sites)
-        self.quorum = config.federation.quorum or len(sites)
-        if self.quorum > len(sites):
+        self._training = sites_a_round(len(sites), config.federation.participation)
+        if (config.federation.quorum or 0) > self._training:
             raise ConfigurationError(
-                f"federation.quorum is {self.quorum}, but {len(sites)} sites take part: it can be {len(sites)} at most."
+                f"federation.quorum is {config.federation.quorum}, but {self._training} sites take part in a round: it can be "
+                f"{self._training} at most."
+            )
+        if self.phase.rounds * self._training < len(sites):
+            raise ConfigurationError(
+                f"{self.phase.rounds_word} is {self.phase.rounds} with {self._training} of {len(sites)} sites in each: "
+                "some would never train. Give more rounds or more federation.participation."
             )
         self.spaces = label_spaces(self.sharing, {site: facts.structures for site, facts in sites.items()})
         alone = self.sharing is Sharing.NOTHING
         self.share = share_of_batch(self.phase.batch_size, 1 if alone else len(sites), self.phase.batch_word)
         network = build_network(self.phase.network, self._known_domains(), self.phase.seed)
+        network.to(getattr(torch, config.training.dtype))
         names = partition(network, self.sharing).shared
+        self.statistics = frozenset(name for name, _ in network.named_buffers() if name in names)
+        self.contribution = SHARED
+        if names and config.federation.update_encoding != FLOAT32:
+            self.contribution = UPDATE
+        if config.federation.lockstep:
+            self.contribution = GRADIENT
         self.expected = shapes(network, names)
         self.initial: Arrays = take(network, names)
+
+    def quorum(self, asked: int) -> int:
+        """How many of the sites that were asked must answer."""
+        return min(self.config.federation.quorum or asked, asked)
+
+    def training_sites(self, round_: int) -> list[str]:
+        """The sites that train in a round, in the order of their names."""
+        return training_sites(self.sites, self._training, round_, self.config.seed)
+
+    def trained_before(self, round_: int) -> list[str]:
+        """The sites whose turn to train came before a round: the others have no private parameters of their own yet."""
+        turns = math.ceil(len(self.sites) / self._training)  # by then everyone's has come
+        earlier = {site for known in range(1, min(round_ - 1, turns) + 1) for site in self.training_sites(known)}
+        return [site for site in self.sites if site in earlier]
 
     def content(
         self,
@@ -126,6 +160,13 @@ class Plans:
             best_round=best_round,
             label_offset=space.offset,
             label_classes=space.classes if self.sharing is Sharing.EVERYTHING else 0,
+            local_epochs=config.federation.local_epochs or 0,
+            optimiser=config.training.optimiser,
+            dtype=config.training.dtype,
+            proximal_mu=float(config.federation.proximal_mu),
+            update_encoding=config.federation.update_encoding,
+            tell_slices=config.federation.site_weights == "slices",
+            lockstep_weight=1.0 / len(self.sites) if config.federation.lockstep else 0.0,
         )
 
     @staticmethod

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mtmd_core.config import AUTOENCODER, RunConfig, decisive_words, load_config, save_config
 from mtmd_core.durable import write_json, write_text
@@ -20,6 +20,10 @@ from mtmd_core.tensor_files import DamagedFileError, load_tensors, save_tensors
 log = logging.getLogger(__name__)
 
 Arrays = dict[str, np.ndarray]
+OPTIMISER = "optimiser/"
+"""Begins the names of the server optimiser's state in a checkpoint; no parameter's name has a slash."""
+PROTOTYPES = "prototypes/"
+"""Begins the names of prototypes in a checkpoint: ``prototypes/<site>/<array>``."""
 PARTS = (AUTOENCODER,)
 """Phases with files of their own, beside the run's last."""
 
@@ -34,18 +38,13 @@ class Shelved:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Shared parameters at the end of a round, and the prototypes of all sites as they were known then."""
+    """Shared parameters at the end of a round; where the run goes on from it, the server optimiser's state and the prototypes of
+    all sites as they were known then, too."""
 
     round: int
     shared: Arrays
+    optimiser: Mapping[str, Tensor] = field(default_factory=dict)
     prototypes: Mapping[str, Shelved] = field(default_factory=dict)
-
-
-_PROTOTYPES = "prototypes/"
-"""What prototypes are called in a checkpoint: ``prototypes/<site>/<array>``."""
-
-
-NO_PROTOTYPES: Mapping[str, Shelved] = MappingProxyType({})
 
 
 class RunStore:
@@ -118,13 +117,19 @@ class RunStore:
                     log.warning("a line of %s was cut short and is left out", self._metrics_file.name)
         return lines
 
-    def save_last(self, round_: int, shared: Arrays, prototypes: Mapping[str, Shelved] = NO_PROTOTYPES) -> None:
-        """Keep the shared parameters that a round ended with, and the prototypes that are known."""
+    def save_last(
+        self,
+        round_: int,
+        shared: Arrays,
+        optimiser: Mapping[str, Tensor] | None = None,
+        prototypes: Mapping[str, Shelved] | None = None,
+    ) -> None:
+        """Keep the shared parameters that a round ended with, the server optimiser's state and the prototypes that are known."""
         if self.every_round or round_ == self.rounds:
             last = self._checkpoint_file("last")
             if last.is_file():
                 last.replace(self._checkpoint_file("previous"))  # for the case that the new one is damaged
-            self._save("last", Checkpoint(round_, shared, prototypes))
+            self._save("last", Checkpoint(round_, shared, optimiser or {}, prototypes or {}))
 
     def save_best(self, round_: int, shared: Arrays) -> None:
         """Keep the shared parameters of the best round so far."""
@@ -219,11 +224,12 @@ class RunStore:
 
     def _save(self, which: str, checkpoint: Checkpoint) -> None:
         arrays = checkpoint.shared | {
-            f"{_PROTOTYPES}{site}/{name}": array
+            f"{PROTOTYPES}{site}/{name}": array
             for site, kept in checkpoint.prototypes.items()
             for name, array in kept.arrays.items()
         }
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+        tensors |= {f"{OPTIMISER}{name}": tensor for name, tensor in checkpoint.optimiser.items()}
         facts = {"run": self.name, "round": checkpoint.round}
         facts["prototypes"] = {site: kept.round for site, kept in checkpoint.prototypes.items()}
         save_tensors(self._checkpoint_file(which), tensors, facts)
@@ -239,11 +245,13 @@ class RunStore:
             return None
         if facts["run"] != self.name:
             return None
-        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        shared = {name: array for name, array in arrays.items() if not name.startswith(_PROTOTYPES)}
+        shared = {n: tensor.numpy() for n, tensor in tensors.items() if not n.startswith((OPTIMISER, PROTOTYPES))}
         prototypes = {}
         for site, round_ in facts.get("prototypes", {}).items():
-            prefix = f"{_PROTOTYPES}{site}/"
-            own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-            prototypes[site] = Shelved(round_, own)
-        return Checkpoint(facts["round"], shared, prototypes)
+            own = _beginning_with(f"{PROTOTYPES}{site}/", tensors)
+            prototypes[site] = Shelved(round_, {name: tensor.numpy() for name, tensor in own.items()})
+        return Checkpoint(facts["round"], shared, _beginning_with(OPTIMISER, tensors), prototypes)
+
+
+def _beginning_with(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

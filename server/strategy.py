@@ -1,6 +1,6 @@
 """The federated algorithm as a Flower strategy: who is asked for what, and what becomes of the replies."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from logging import getLogger
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -13,11 +13,12 @@ from mtmd_core.wire import EVALUATE, TRAIN, ArrayShape
 
 from .aggregation import average
 from .fleet import Fleet
-from .gate import Refusal, Reply, admit
+from .gate import TRAINING_SLICES, Refusal, Reply, admit
 from .model_choice import VALIDATION_DICE, ModelChoice
 from .plans import Plans, pack
 from .prototype_shelf import PrototypeShelf
 from .run_store import Arrays, Checkpoint, RunStore
+from .server_optimiser import build_server_optimiser
 
 log = getLogger(__name__)
 
@@ -28,7 +29,8 @@ OnRound = Callable[[int, Metrics], None]
 
 
 class DomainStrategy(Strategy):
-    """FedAvg over what one of the paper's strategies shares, every site weighing alike (Eq. 1's 1/K).
+    """Federated averaging of what one of the paper's strategies shares, every site weighing alike (Eq. 1's 1/K) or by its
+    slices, and the server's optimiser on the average.
 
     Flower's own ``start`` calls ``configure_train`` and ``aggregate_train`` once a round; the received model is evaluated
     in the same visit. Flower counts rounds from 1 at each start, this class goes on from the last finished one.
@@ -47,9 +49,13 @@ class DomainStrategy(Strategy):
         self.on_round = on_round
         self.rounds = plans.phase.rounds
         self.timeout = plans.config.federation.round_timeout_seconds
+        self._by_slices = plans.config.federation.site_weights == "slices"
         self.choice = ModelChoice(apart=plans.sharing is Sharing.NOTHING)
         self.shared: Arrays = plans.initial
         self.best: Arrays = plans.initial
+        self.optimiser = build_server_optimiser(
+            plans.config, plans.initial, plans.statistics, plans.phase.learning_rate
+        )
         self.finished = 0
         self.shelf: PrototypeShelf | None = None
         self._holders: set[str] = set()  # of the auto-encoder, as far as is known
@@ -60,27 +66,52 @@ class DomainStrategy(Strategy):
     def summary(self) -> None:
         """Flower asks for a line on the strategy."""
         names = ", ".join(self.plans.sites)
-        log.info("%s over %s, quorum %d", self.plans.config.strategy, names, self.plans.quorum)
+        log.info("%s over %s", self.plans.config.strategy, names)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Fleet
     ) -> list[Message]:
-        """One message a site: the plan of the round and the shared parameters."""
+        """One message a site: the plan of the round and the shared parameters.
+
+        A site that does not train in this round measures the received model all the same when that is due, for a mean over
+        some sites cannot be compared with a mean over others.
+        """
         round_ = self._first + server_round
+        training = self.plans.training_sites(round_)
         part = self.plans.phase.part
         message = f"{part + ', ' if part else ''}round {round_} of {self.rounds}"
-        self.store.progress(part or "training", self.finished, message, self.plans.sites)
-        due = (round_ - 1) % self.plans.config.federation.validate_every_rounds == 0
-        return self._messages(TRAIN, dict.fromkeys(self.plans.sites, round_), arrays, validate=due)
+        self.store.progress(part or "training", self.finished, message, training)
+        self._brought = {}
+        due = self._is_due(round_)
+        messages = self._messages(TRAIN, dict.fromkeys(training, round_), arrays, validate=due)
+        if due:
+            messages += self._messages(
+                EVALUATE, dict.fromkeys(self._measuring(round_), round_ - 1), arrays, validate=True
+            )
+        return messages
+
+    def _is_due(self, round_: int) -> bool:
+        """Whether the model that a round begins with is to be measured."""
+        return (round_ - 1) % self.plans.config.federation.validate_every_rounds == 0
+
+    def _measuring(self, round_: int) -> list[str]:
+        """The sites that measure what round ``round_ − 1`` ended with and do not train."""
+        training = self.plans.training_sites(round_)
+        return [site for site in self.plans.trained_before(round_) if site not in training]
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
-        """Admit each reply by itself, average in the order of site names, save, tell."""
+        """Admit each reply by itself, average in the order of site names, let the optimiser step, save, tell."""
         round_ = self._first + server_round
-        admitted, shared = self._average(list(replies), dict.fromkeys(self.plans.sites, round_))
+        training, replies = self.plans.training_sites(round_), list(replies)
+        admitted, mean = self._average(self._from(training, replies), dict.fromkeys(training, round_))
+        self._note_terms(round_, training, admitted)
+        asked = dict.fromkeys(self._measuring(round_) if self._is_due(round_) else (), round_ - 1)
+        admitted += self._admit(self._from(asked, replies), asked, None, quorum=0)
+        admitted.sort(key=lambda reply: reply.site)
         metrics = {reply.site: reply.metrics for reply in admitted}
         self._note_validation(round_ - 1, metrics)
-        self._note_terms(round_, admitted)
-        self.shared = shared
+        if self.plans.expected:
+            self.shared = self.optimiser.step(self.shared, mean, self.plans.contribution)
         self.finished = round_
         self._record(admitted)
         self.on_round(round_, metrics)
@@ -119,9 +150,9 @@ class DomainStrategy(Strategy):
         shared = self.shared if chosen == dict.fromkeys(sites, last) else self.best
         return chosen, Checkpoint(max(chosen.values()), shared)
 
-    def _note_terms(self, round_: int, admitted: list[Reply]) -> None:
-        """Who certainly holds the auto-encoder now, and whose prototypes came."""
-        self._holders = {reply.site for reply in admitted}
+    def _note_terms(self, round_: int, training: Collection[str], admitted: list[Reply]) -> None:
+        """Who of the sites that trained certainly holds the auto-encoder now, and whose prototypes came."""
+        self._holders = self._holders.difference(training) | {reply.site for reply in admitted}
         for reply in admitted:
             if reply.prototypes is not None:
                 self.shelf.put(reply.site, round_, reply.prototypes)
@@ -129,18 +160,19 @@ class DomainStrategy(Strategy):
                 log.warning("the prototypes of %s are left out: %s", reply.site, reply.prototype_refusal)
 
     def _average(self, replies: list[Message], rounds: Mapping[str, int]) -> tuple[list[Reply], Arrays]:
-        """The replies that are fit to use and the average of what they bring.
+        """The replies that are fit to use and the average of what they bring, weighted as configured.
 
         An average is finite if and only if all that it was made of is, so only where it is not is each reply walked through.
         """
         for look_inside in (False, True):
             admitted = self._admit(replies, rounds, self.plans.expected, look_inside)
             if not self.plans.expected:
-                return admitted, self.shared
-            shared = average([reply.shared for reply in admitted], [1.0] * len(admitted))
-            if all(map(all_finite, shared.values())):
+                return admitted, {}
+            weights = [float(reply.metrics[TRAINING_SLICES]) if self._by_slices else 1.0 for reply in admitted]
+            mean = average([reply.shared for reply in admitted], weights)
+            if all(map(all_finite, mean.values())):
                 break
-        return admitted, shared
+        return admitted, mean
 
     def _evaluate(self, rounds: Mapping[str, int], shared: Arrays, **purpose: bool) -> Metrics:
         messages = self._messages(EVALUATE, rounds, pack(shared), **purpose)
@@ -169,21 +201,36 @@ class DomainStrategy(Strategy):
         rounds: Mapping[str, int],
         expected: Mapping[str, ArrayShape] | None,
         look_inside: bool = True,
+        quorum: int | None = None,
     ) -> list[Reply]:
+        """The replies that are fit to use; ``quorum``: how many are needed, if not as many as the plans say."""
         verdicts = {site: Refusal(site, "no reply in time") for site in rounds}
         for message in replies:
             site = self.fleet.site_of(message.metadata.src_node_id)
-            verdicts[site] = admit(message, site, self.plans.run, rounds[site], expected, look_inside, self.shelf)
+            verdicts[site] = admit(
+                message,
+                site,
+                self.plans.run,
+                rounds[site],
+                expected,
+                look_inside,
+                self.plans.contribution,
+                self.plans.config.federation.update_encoding,
+                self._by_slices,
+                self.shelf,
+            )
         admitted = [verdict for verdict in verdicts.values() if isinstance(verdict, Reply)]
         refused = [verdict for verdict in verdicts.values() if isinstance(verdict, Refusal)]
         for refusal in refused:
             log.warning("the reply of %s is left out: %s", refusal.site, refusal.reason)
-        if len(admitted) < self.plans.quorum:
+        quorum = self.plans.quorum(len(rounds)) if quorum is None else quorum
+        if len(admitted) < quorum:
             reasons = "; ".join(f"{refusal.site}: {refusal.reason}" for refusal in refused)
-            raise RunFailedError(
-                f"only {len(admitted)} replies could be used, the quorum is {self.plans.quorum} ({reasons})."
-            )
+            raise RunFailedError(f"only {len(admitted)} replies could be used, the quorum is {quorum} ({reasons}).")
         return admitted
+
+    def _from(self, sites: Collection[str], replies: Iterable[Message]) -> list[Message]:
+        return [reply for reply in replies if self.fleet.site_of(reply.metadata.src_node_id) in sites]
 
     def _note_validation(self, round_: int, metrics: Metrics) -> None:
         """The sites measured what ``round_`` ended with, which is what ``shared`` still holds."""
@@ -200,14 +247,15 @@ class DomainStrategy(Strategy):
                     **({"validated_round": self.finished - 1} if VALIDATION_DICE in reply.metrics else {}),
                     "round": self.finished,
                     "site": reply.site,
-                    "bytes_to_site": sent + self._brought[reply.site],
+                    "bytes_to_site": sent + self._brought.get(reply.site, 0),
                     "bytes_from_site": reply.bytes,
                     **({} if self.shelf is None else {"prototype_bytes_from_site": reply.prototype_bytes}),
                 }
                 for reply in replies
             ]
         )
-        self.store.save_last(self.finished, self.shared, {} if self.shelf is None else self.shelf.shelved)
+        prototypes = {} if self.shelf is None else self.shelf.shelved
+        self.store.save_last(self.finished, self.shared, self.optimiser.state(), prototypes)
 
     def _resume(self) -> None:
         last, best = self.store.last(), self.store.best()
@@ -217,6 +265,7 @@ class DomainStrategy(Strategy):
         if last is None:
             return
         self.finished, self.shared = last.round, last.shared
+        self.optimiser.load(last.optimiser)
         self.best = best.shared if best else last.shared
         by_round: dict[int, dict[str, dict]] = {}
         for line in self.store.metrics():

@@ -106,7 +106,8 @@ def trained_prior(config: RunConfig, sites: dict[str, SiteData], folder: Path, d
 def placed(network: nn.Module, config: RunConfig) -> nn.Module:
     """The network on its device, in the memory layout of the configuration."""
     layout = torch.channels_last if config.training.channels_last else torch.preserve_format
-    network = network.to(choose_device(config.device), memory_format=layout)
+    dtype = getattr(torch, config.training.dtype)
+    network = network.to(choose_device(config.device), dtype, memory_format=layout)
     if config.training.compile:
         network.compile()
     return network

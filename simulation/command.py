@@ -16,6 +16,7 @@ from rich.console import Console
 from mtmd_core.config import RunConfig, checked, compose, save_config
 from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError, MtmdError, RunFailedError
+from mtmd_core.processes import exclusive
 
 CONFIG_NAME = "simulate"
 DEMO = "experiment=demo"
@@ -53,8 +54,14 @@ def simulate(config: RunConfig, folder: Path, console: Console, words: Sequence[
     ``words`` are those that the configuration was composed with; experiments that compose further runs need them.
 
     Raises:
+        ConfigurationError: among others, if another process is writing into the folder.
         RunFailedError: if some of an experiment's runs failed; the files of the others are written by then.
     """
+    with exclusive(folder, "mtmd-simulate", "hydra.run.dir"):
+        return _simulate(config, folder, console, words)
+
+
+def _simulate(config: RunConfig, folder: Path, console: Console, words: Sequence[str]) -> dict:
     from mtmd_core.devices import be_deterministic, limit_threads
 
     from .data import load_sites, make_phantoms
@@ -71,7 +78,6 @@ def simulate(config: RunConfig, folder: Path, console: Console, words: Sequence[
         if config.experiment is None:
             return run(config, sites, folder, console)
     started = time.monotonic()
-    folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / "config.yaml")
     if study is None:
         summary = EXPERIMENTS[config.experiment](config, sites, folder, console)

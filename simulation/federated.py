@@ -5,7 +5,9 @@ state in the run's folder until it is done.
 """
 
 import logging
+import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from client.app import build_client_app
@@ -14,14 +16,17 @@ from client.outbox import Outbox
 from client.site import Site
 from client.site_state import DiskState
 from mtmd_core.arrays import keep_memory
-from mtmd_core.config import AUTOENCODER, RunConfig
+from mtmd_core.config import RunConfig, share_of_batch, sites_a_round
 from mtmd_core.data.site_data import SiteData
+from mtmd_core.data.split import leave_one_out
 from mtmd_core.devices import choose_device
 from mtmd_core.evaluation import SiteScores
 from mtmd_core.models import save_model
 from mtmd_core.scores import summarise_run
-from mtmd_core.strategies import strategy_named
+from mtmd_core.strategies import Sharing, strategy_named
 from server.app import Outcome, coordinate
+from server.participation import training_sites
+from server.phases import Phase, autoencoder_phase, segmentation_phase
 from server.run_store import RunStore
 from server.strategy import Metrics, OnRound
 
@@ -49,12 +54,35 @@ def run_federated(
     return summary, {name: site.tested for name, site in members.items()}
 
 
+def total_local_steps(config: RunConfig, sites: Mapping[str, SiteData]) -> int:
+    """Training steps of all sites in all rounds of all phases."""
+    phases = [phase for phase in (autoencoder_phase(config), segmentation_phase(config)) if phase is not None]
+    return sum(_local_steps(config, phase, sites) for phase in phases)
+
+
+def _local_steps(config: RunConfig, phase: Phase, sites: Mapping[str, SiteData]) -> int:
+    federation = config.federation
+    alone = strategy_named(config.strategy).sharing is Sharing.NOTHING
+    share = share_of_batch(phase.batch_size, 1 if alone else len(sites), phase.batch_word)
+    steps = {
+        site: (federation.local_epochs or 0) * math.ceil(_training_slices(data, config.fold) / share)
+        or federation.local_steps
+        for site, data in sites.items()
+    }
+    count, names = sites_a_round(len(sites), federation.participation), sorted(sites)
+    members = (training_sites(names, count, number, config.seed) for number in range(1, phase.rounds + 1))
+    return sum(steps[site] for each in members for site in each)
+
+
+def _training_slices(data: SiteData, fold: int) -> int:
+    return len(data.source(leave_one_out(list(data.exams), fold).train, 0))
+
+
 def federate(config: RunConfig, members: dict[str, Site], folder: Path, display: RunDisplay) -> Outcome:
     """Rounds over sites that are ready."""
     federation = config.federation
     store = RunStore(folder, config, every_round=True)
     grid = InProcessGrid({name: build_client_app(site) for name, site in members.items()})
-    display.skip(_finished_rounds(config, store) * federation.local_steps * len(members))
     outcome = coordinate(
         grid,
         config,
@@ -65,21 +93,6 @@ def federate(config: RunConfig, members: dict[str, Site], folder: Path, display:
     store.finish(None, outcome.checkpoint)
     shutil.rmtree(folder / MEMORY, ignore_errors=True)
     return outcome
-
-
-def total_steps(config: RunConfig, sites: int) -> int:
-    """Training steps of a whole federation, over all sites and phases."""
-    federation = config.federation
-    rounds = federation.rounds
-    if strategy_named(config.strategy).prior:
-        rounds += federation.autoencoder_rounds
-    return rounds * federation.local_steps * sites
-
-
-def _finished_rounds(config: RunConfig, store: RunStore) -> int:
-    """Of both phases, by an earlier call that was stopped."""
-    phases = [store, store.phase(AUTOENCODER, config.federation.autoencoder_rounds)]
-    return sum(checkpoint.round for phase in phases if (checkpoint := phase.last()) is not None)
 
 
 def _shown(display: RunDisplay, title: str, rounds: int) -> OnRound:
@@ -100,5 +113,6 @@ def build_site(config: RunConfig, data: SiteData, folder: Path, display: RunDisp
         state=DiskState(folder / MEMORY / data.site),
         outbox=Outbox(config.federation.release, ledger),
         device=choose_device(config.device),
+        lockstep=True,
         on_step=display.step,
     )

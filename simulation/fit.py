@@ -59,10 +59,10 @@ def fit(trainee: Trainee, folder: Path, display: RunDisplay) -> int:
         RunFailedError: if the loss is not finite any more.
     """
     network = trainee.network
-    optimiser = build_optimiser(network, trainee.recipe.learning_rate)
+    optimiser = build_optimiser(network, trainee.recipe.learning_rate, trainee.recipe.optimiser)
     progress = _load(trainee, optimiser, folder) or _Progress()
     display.skip(progress.step)
-    device = next(network.parameters()).device
+    like = next(network.parameters())
     for start in range(progress.step, trainee.steps, trainee.validate_every):
         stop = min(start + trainee.validate_every, trainee.steps)
         losses = train(
@@ -73,7 +73,9 @@ def fit(trainee: Trainee, folder: Path, display: RunDisplay) -> int:
                 f"{trainee.name}: the loss of steps {start} to {stop} is {losses[LOSS]}: lower the learning rate."
             )
         metrics = trainee.validate()
-        batch = draw_batch(trainee.sources, trainee.recipe.seed, stop, trainee.recipe.share, False, device)
+        batch = draw_batch(
+            trainee.sources, trainee.recipe.seed, stop, trainee.recipe.share, False, like.device, like.dtype
+        )
         norms = gradient_norms(network, trainee.objective, batch)
         _append(
             trainee, folder, stop, losses | {f"gradient_norm/{term}": norm for term, norm in norms.items()}, metrics

@@ -69,7 +69,9 @@ class Pool:
         """The batch split equally between sites."""
         training = self.config.training
         share = share_of_batch(schedule.batch_size, len(self.sites))
-        return Recipe(share, schedule.learning_rate, seed, training.augment, training.autocast)
+        return Recipe(
+            share, schedule.learning_rate, seed, training.augment, training.autocast, optimiser=training.optimiser
+        )
 
     def evaluate(self, network: nn.Module, part: str) -> dict[str, SiteScores]:
         """Every site's scores on its validation or test exams."""

@@ -36,7 +36,7 @@ def run(config: RunConfig, sites: dict[str, SiteData], folder: Path, console: Co
     if config.mode == "federated":
         from . import federated  # Flower is slow to import, and runs on pooled data do without
 
-        train, steps = federated.run_federated, federated.total_steps(config, len(sites))
+        train, steps = federated.run_federated, federated.total_local_steps(config, sites)
     else:
         train, steps = run_centralised, total_steps(config, sites)
     with RunDisplay(steps, console) as display:

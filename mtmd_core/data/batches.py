@@ -82,11 +82,13 @@ def draw_batch(
     share: int,
     augmented: bool = True,
     device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
 ) -> Batch:
     """A batch with ``share`` slices of every site, grouped by domain, moved there in one go on ``device``.
 
     Args:
         sources: domain → the sites that belong to it (one each, except where one domain serves every site).
+        dtype: of the images; they are moved in float32, so that a wider one sees the same.
     """
     members = [source for each in sources.values() for source in each]
     picked = [source.pick(seed, step, share) for source in members]
@@ -94,7 +96,7 @@ def draw_batch(
     if augmented:
         images, labels = move(images, labels, torch.cat([source.geometry(seed, step, share) for source in members]))
     shares = {domain: share * len(each) for domain, each in sources.items()}
-    return Batch(images, dict(zip(shares, labels.split(list(shares.values())), strict=True)), shares)
+    return Batch(images.to(dtype), dict(zip(shares, labels.split(list(shares.values())), strict=True)), shares)
 
 
 @lru_cache(maxsize=64)

@@ -31,9 +31,13 @@ def anatomical_prior_loss(truth: Mapping[str, Tensor], prediction: Mapping[str, 
         raise ValueError(
             f"codes are of domains {sorted(truth)} and {sorted(prediction)}; both must name the same, at least one"
         )
-    terms = ((_precise(truth[domain]) - _precise(code)).square().mean() for domain, code in prediction.items())
+    terms = (
+        (in_float32_or_wider(truth[domain]) - in_float32_or_wider(code)).square().mean()
+        for domain, code in prediction.items()
+    )
     return torch.stack(list(terms)).mean()
 
 
-def _precise(code: Tensor) -> Tensor:
+def in_float32_or_wider(code: Tensor) -> Tensor:
+    """A tensor in float32, or in float64 if it is that already."""
     return code.to(torch.promote_types(code.dtype, torch.float32))

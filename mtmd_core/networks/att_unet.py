@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .blocks import AttentionGate, DoubleConv, UpConv
 from .domain_layers import DomainOutput, Routing, Shares
-from .output import NetworkOutput, embed
+from .output import Embedder, NetworkOutput
 
 LEVELS = 5
 
@@ -51,24 +51,25 @@ class AttUNet(nn.Module):
             embeddings: whether to compute the embeddings at the nine scales s1…s9 too.
         """
         self.routing.shares = shares
-        encoded = self._encode(images)
-        decoded = self._decode(encoded)
+        embedder = Embedder(embeddings)
+        encoded = self._encode(images, embedder)
+        decoded = self._decode(encoded, embedder)
         return NetworkOutput(
             logits=self.output(decoded[-1]),
-            embeddings=[embed(features) for features in (*encoded, *decoded)] if embeddings else [],
+            embeddings=embedder.found,
         )
 
-    def _encode(self, images: Tensor) -> list[Tensor]:
+    def _encode(self, images: Tensor, embedder: Embedder) -> list[Tensor]:
         levels, features = [], images
         for level, block in enumerate(self.encoder):
-            features = block(self.pool(features) if level else features)
+            features = embedder(block(self.pool(features) if level else features))
             levels.append(features)  # [B, width · 2^level, H / 2^level, W / 2^level]
         return levels
 
-    def _decode(self, encoded: list[Tensor]) -> list[Tensor]:
+    def _decode(self, encoded: list[Tensor], embedder: Embedder) -> list[Tensor]:
         levels, features = [], encoded[-1]
         for skip, up, gate, block in zip(encoded[-2::-1], self.up, self.gates, self.decoder, strict=True):
             features = up(features)
-            features = block(torch.cat([gate(skip, features), features], dim=1))
+            features = embedder(block(torch.cat([gate(skip, features), features], dim=1)))
             levels.append(features)
         return levels

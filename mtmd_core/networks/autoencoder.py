@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .blocks import ConvBlock, DoubleConv, UpConv
 from .domain_layers import DomainBatchNorm2d, DomainInput, DomainOutput, Routing
-from .output import NetworkOutput, embed
+from .output import Embedder, NetworkOutput
 
 LEVELS = 5
 
@@ -52,31 +52,32 @@ class Autoencoder(nn.Module):
             maps: domain → [B_k, N_k, H, W], one-hot or probabilities; H and W multiples of 16.
             embeddings: whether to compute the embeddings z̃ at the nine scales too.
         """
-        encoded = self._encode(maps)
-        decoded = self._decode(encoded[-1])
+        embedder = Embedder(embeddings)
+        encoded = self._encode(maps, embedder)
+        decoded = self._decode(encoded[-1], embedder)
         return NetworkOutput(
             logits=self.output(decoded[-1]),
-            embeddings=[embed(features) for features in (*encoded, *decoded)] if embeddings else [],
+            embeddings=embedder.found,
         )
 
     def encode(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """F alone: domain → codes [B_k, 16 · width, H / 16, W / 16]."""
-        code = self._encode(maps)[-1]
+        code = self._encode(maps, Embedder(wanted=False))[-1]
         return dict(zip(maps, code.split([len(each) for each in maps.values()]), strict=True))
 
-    def _encode(self, maps: Mapping[str, Tensor]) -> list[Tensor]:
+    def _encode(self, maps: Mapping[str, Tensor], embedder: Embedder) -> list[Tensor]:
         self.routing.shares = {domain: len(each) for domain, each in maps.items()}
         features = torch.relu(self.input_norm(self.input(maps)))
         levels = []
         for level, block in enumerate(self.encoder):
-            features = block(self.pool(features) if level else features)
+            features = embedder(block(self.pool(features) if level else features))
             levels.append(features)  # [B, width · 2^level, H / 2^level, W / 2^level]
         return levels
 
-    def _decode(self, code: Tensor) -> list[Tensor]:
+    def _decode(self, code: Tensor, embedder: Embedder) -> list[Tensor]:
         levels, features = [], code
         for up, block in zip(self.up, self.decoder, strict=True):
-            features = block(up(features))
+            features = embedder(block(up(features)))
             levels.append(features)
         return levels
 

@@ -170,8 +170,9 @@ class DomainInput(DomainLayer):
         )
 
     def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
-        """Domain → [B_k, N_k, H, W] → [B, C, H, W], in the order of the mapping."""
-        return torch.cat([self.domains[domain](each) for domain, each in maps.items()])
+        """Domain → [B_k, N_k, H, W] → [B, C, H, W], in the order of the mapping and the dtype of the weights."""
+        layers = [(self.domains[domain], each) for domain, each in maps.items()]
+        return torch.cat([layer(each.to(layer.weight.dtype)) for layer, each in layers])
 
 
 class DomainOutput(DomainLayer):

@@ -26,7 +26,7 @@ from mtmd_core.arrays import keep_memory
 from mtmd_core.config import FederationConfig, RunConfig
 from mtmd_core.parameters import partition, put, shapes, take
 from mtmd_core.strategies import Sharing
-from mtmd_core.wire import Receipt, RoundPlan, SiteFacts, Terms
+from mtmd_core.wire import SHARED, Contribution, Receipt, RoundPlan, SiteFacts, Terms
 from server.app import coordinate
 from server.plans import Plans
 from server.run_store import RunStore
@@ -46,9 +46,10 @@ class IdleLearner:
             self.network.register_parameter(f"tensor_{index:03d}", nn.Parameter(values))
         self.partition = partition(self.network, Sharing.CONVOLUTIONS)
 
-    def shared(self) -> dict[str, np.ndarray]:
+    @property
+    def contribution(self) -> Contribution:
         """What is sent."""
-        return take(self.network, self.partition.shared)
+        return Contribution(SHARED, take(self.network, self.partition.shared))
 
 
 class IdleSite:
@@ -79,7 +80,7 @@ class IdlePlans(Plans):
         super().__init__(run, config, sites)
         learner = IdleLearner()
         self.expected = shapes(learner.network, learner.partition.shared)
-        self.initial = learner.shared()
+        self.initial = dict(learner.contribution.arrays)
 
 
 def seconds_per_round(rounds: int, digests: bool, folder: Path) -> float:

@@ -4,6 +4,8 @@
                                                   [--channels-last] [--bf16] [--only strategies|attention|efficient]
 
 Three tables, each of contenders that take turns in one process; medians of whole steps (forward, loss, backward, fused Adam).
+Seconds are the processor's, all threads together: another program's share of a core does not count. A ratio is the median of
+the turns' own ratios, so that a slow spell of the machine falls on both sides.
 *strategies*: Att-UNet, the terms of the loss one after another. *attention*: Att-UNet beside MONAI's AttentionUnet of the same
 channels, by time and by time per multiply-add. *efficient*: Efficient-UNet, its K domains and output layers included, beside
 segmentation_models_pytorch's Unet with the same encoder (``pip install '.[benchmark]'``).
@@ -12,6 +14,7 @@ segmentation_models_pytorch's Unet with the same encoder (``pip install '.[bench
 import argparse
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from statistics import median
 
 import torch
@@ -91,16 +94,31 @@ class Bench:
         """The width that is asked for, where the network has one to choose."""
         return self.given.width if name == "att_unet" else NetworkConfig().width
 
-    def seconds(self, contenders: Mapping[str, Step]) -> dict[str, float]:
-        """Median seconds of a step, the contenders taking turns."""
+    def measure(self, contenders: Mapping[str, Step]) -> "Measured":
+        """Processor seconds of steps, the contenders taking turns."""
         times: dict[str, list[float]] = {name: [] for name in contenders}
         for turn in range(self.given.repeats + 1):
             for name, step in contenders.items():
-                start = time.perf_counter()
+                start = time.process_time()
                 step()
                 if turn:  # the first is a warm-up
-                    times[name].append(time.perf_counter() - start)
-        return {name: median(values) for name, values in times.items()}
+                    times[name].append(time.process_time() - start)
+        return Measured(times)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of each contender's step in every turn."""
+
+    turns: Mapping[str, list[float]]
+
+    def seconds(self, name: str) -> float:
+        """Median over turns."""
+        return median(self.turns[name])
+
+    def ratio(self, name: str, base: str) -> float:
+        """Median over turns of `name`'s seconds by `base`'s."""
+        return median(own / other for own, other in zip(self.turns[name], self.turns[base], strict=True))
 
 
 def strategies(bench: Bench) -> Table:
@@ -111,7 +129,7 @@ def strategies(bench: Bench) -> Table:
         "dsl_msc": bench.ours("att_unet", DOMAINS, contrast=True),
         "dsl_mjap": bench.ours("att_unet", DOMAINS, prior=True),
     }
-    seconds = bench.seconds(contenders)
+    measured = bench.measure(contenders)
     table = Table("Att-UNet", "seconds a step", "against", "ratio", "asked at most")
     for name, base, asked in (
         ("shared", None, ""),
@@ -119,8 +137,8 @@ def strategies(bench: Bench) -> Table:
         ("dsl_msc", "dsl", "1.03"),
         ("dsl_mjap", "dsl", ""),
     ):
-        ratio = "" if base is None else f"{seconds[name] / seconds[base]:.3f}"
-        table.add_row(name, f"{seconds[name]:.3f}", base or "", ratio, asked)
+        ratio = "" if base is None else f"{measured.ratio(name, base):.3f}"
+        table.add_row(name, f"{measured.seconds(name):.3f}", base or "", ratio, asked)
     return table
 
 
@@ -134,14 +152,18 @@ def attention(bench: Bench) -> Table:
         "Att-UNet": bench.ours("att_unet", SHARED),
         "MONAI AttentionUnet": bench.theirs(AttentionUnet(2, 1, 10, channels, strides)),
     }
-    seconds = bench.seconds(contenders)
+    measured = bench.measure(contenders)
     operations = {name: _multiply_adds(step) for name, step in contenders.items()}
     table = Table("network", "seconds a step", "10⁹ multiply-adds", "ns each", "ratio", "asked at most")
-    each = {name: seconds[name] / operations[name] for name in contenders}
     for name in contenders:
-        ratio = each["Att-UNet"] / each[name]
+        ratio = measured.ratio("Att-UNet", name) * operations[name] / operations["Att-UNet"]
         asked = "1.0" if name != "Att-UNet" else ""
-        cells = f"{seconds[name]:.3f}", f"{operations[name] / 1e9:.1f}", f"{each[name] * 1e9:.4f}", f"{ratio:.2f}"
+        cells = (
+            f"{measured.seconds(name):.3f}",
+            f"{operations[name] / 1e9:.1f}",
+            f"{measured.seconds(name) / operations[name] * 1e9:.4f}",
+            f"{ratio:.2f}",
+        )
         table.add_row(name, *cells, asked)
     return table
 
@@ -155,11 +177,12 @@ def efficient(bench: Bench) -> Table:
         "Efficient-UNet, dsl": bench.ours("efficient_unet", DOMAINS),
         "smp Unet": bench.theirs(smp.Unet("efficientnet-b3", encoder_weights=None, classes=10), channels=3),
     }
-    seconds = bench.seconds(contenders)
+    measured = bench.measure(contenders)
     table = Table("network", "ms an image", "against smp", "asked at most")
-    for name, value in seconds.items():
-        ratio = "" if name == "smp Unet" else f"{value / seconds['smp Unet']:.2f}"
-        table.add_row(name, f"{1e3 * value / bench.given.batch:.1f}", ratio, "1.0" if name.endswith("shared") else "")
+    for name in contenders:
+        ratio = "" if name == "smp Unet" else f"{measured.ratio(name, 'smp Unet'):.2f}"
+        asked = "1.0" if name.endswith("shared") else ""
+        table.add_row(name, f"{1e3 * measured.seconds(name) / bench.given.batch:.1f}", ratio, asked)
     return table
 
 

@@ -1,13 +1,19 @@
 """Runs that belong together: each module is one ``experiment=NAME``, or several of a kind."""
 
 from .demo import run_demo
+from .lockstep import run_lockstep
 from .msc_fidelity import run_msc_fidelity
 from .phantoms import run_phantoms
 from .study import run_study
 from .table1 import run_table1
 from .table4 import run_table4
 
-EXPERIMENTS = {"demo": run_demo, "msc_fidelity": run_msc_fidelity, "phantoms": run_phantoms}
+EXPERIMENTS = {
+    "demo": run_demo,
+    "lockstep": run_lockstep,
+    "msc_fidelity": run_msc_fidelity,
+    "phantoms": run_phantoms,
+}
 """``experiment=NAME`` → function of configuration, sites, folder and console that returns the summary."""
 
 STUDIES = {"study": run_study, "table1": run_table1, "table2": run_study, "table3": run_study, "table4": run_table4}

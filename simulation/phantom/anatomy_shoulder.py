@@ -20,11 +20,11 @@ SHOULDER = JointAnatomy(
         "humerus": Bone(
             "epiphysis",
             0.65,
-            0.6,
+            0.45,
             Physis((4, 4, -2), (-0.18, 0, -0.98), 17.0, bend=0.012),
             Shaft(-100, -1, (4, 3), 0.001),
         ),
-        "scapula": Bone("none", 0.5, 0.45, Physis((36, -8, 4), (0, 1, 0), 15.5), ends_mm=(99.0, 71.0, 52.0)),
+        "scapula": Bone("none", 0.5, 0.36, Physis((36, -8, 4), (0, 1, 0), 15.5), ends_mm=(99.0, 71.0, 52.0)),
     },
     motions=(Motion(("humerus",), (4, 4, 0), (5, 6, 16), (0.6, 0.8, 1.0)),),
     swelling_mm=9.0,

@@ -15,7 +15,7 @@ from .child import make_child
 from .geometry import build_scene
 from .tissue import CONTRASTS
 
-GENERATOR_VERSION = "1.0"
+GENERATOR_VERSION = "1.1"
 """Changes whenever the same seed gives other bytes."""
 
 ANATOMIES: dict[str, JointAnatomy] = {joint.name: joint for joint in (ANKLE, KNEE, SHOULDER)}

@@ -25,7 +25,8 @@ class Contrast:
     signal escapes suppression where the field is uneven. `noise` is the standard deviation of each channel of the complex
     signal. `shading` is the amplitude of the smooth part of log bias, `coil_mm` the depth at which a surface coil's
     sensitivity has halved (None for a volume coil, whose ends fall off by `end_loss`). `gain` turns signal into stored
-    integers. `ghost_share` is the share of exams with motion ghosts.
+    integers. `ghost_share` is the share of exams with motion ghosts, `spread` the standard deviation between exams of each
+    tissue's log signal: fat suppression succeeds better in one child than in the next.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Contrast:
     end_loss: float
     gain: float
     ghost_share: float
+    spread: float
 
     def varied(self, rng: np.random.Generator) -> "Contrast":
         """The same scanner on another day: every tissue's signal, the noise and the gain a little different."""
@@ -64,7 +66,7 @@ class Contrast:
             "vessel",
             "skin",
         )
-        change = {name: getattr(self, name) * float(np.exp(0.07 * rng.standard_normal())) for name in tissues}
+        change = {name: getattr(self, name) * float(np.exp(self.spread * rng.standard_normal())) for name in tissues}
         change["noise"] = self.noise * float(rng.uniform(0.75, 1.3))
         change["gain"] = self.gain * float(np.exp(0.15 * rng.standard_normal()))
         return replace(self, **change)
@@ -72,19 +74,19 @@ class Contrast:
 
 CONTRASTS = {
     "ankle": Contrast(
-        "ankle", fat=1.0, yellow_marrow=0.86, red_marrow=0.55, muscle=0.47, cartilage=0.56, physis=0.45, fluid=0.30,
+        "ankle", fat=1.0, yellow_marrow=0.95, red_marrow=0.60, muscle=0.38, cartilage=0.50, physis=0.40, fluid=0.30,
         cortex=0.10, tendon=0.13, vessel=0.62, skin=0.42, lung=0.05, patchiness=1.0, fat_return=0.0,
-        noise=0.035, shading=0.14, coil_mm=None, end_loss=0.35, gain=1100.0, ghost_share=0.0,
+        noise=0.035, shading=0.14, coil_mm=None, end_loss=0.35, gain=1100.0, ghost_share=0.0, spread=0.07,
     ),
     "knee": Contrast(
-        "knee", fat=0.95, yellow_marrow=0.58, red_marrow=0.42, muscle=0.46, cartilage=0.70, physis=0.62, fluid=0.46,
+        "knee", fat=0.95, yellow_marrow=0.54, red_marrow=0.40, muscle=0.46, cartilage=0.70, physis=0.62, fluid=0.46,
         cortex=0.08, tendon=0.15, vessel=0.85, skin=0.45, lung=0.05, patchiness=1.2, fat_return=0.0,
-        noise=0.030, shading=0.10, coil_mm=None, end_loss=0.50, gain=420.0, ghost_share=0.0,
+        noise=0.030, shading=0.10, coil_mm=None, end_loss=0.50, gain=420.0, ghost_share=0.0, spread=0.07,
     ),
     "shoulder": Contrast(
-        "shoulder", fat=0.26, yellow_marrow=0.27, red_marrow=0.40, muscle=0.50, cartilage=0.66, physis=0.58, fluid=0.42,
+        "shoulder", fat=0.28, yellow_marrow=0.31, red_marrow=0.44, muscle=0.50, cartilage=0.66, physis=0.58, fluid=0.42,
         cortex=0.09, tendon=0.15, vessel=0.62, skin=0.40, lung=0.05, patchiness=1.3, fat_return=0.30,
-        noise=0.045, shading=0.16, coil_mm=75.0, end_loss=0.10, gain=750.0, ghost_share=0.4,
+        noise=0.054, shading=0.16, coil_mm=75.0, end_loss=0.10, gain=750.0, ghost_share=0.5, spread=0.12,
     ),
 }  # fmt: skip
 

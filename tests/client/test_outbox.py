@@ -16,12 +16,23 @@ from mtmd_core.prototype_summary import summarise
 from mtmd_core.prototypes import LOCAL, MINIMUM, Minimum
 from mtmd_core.scores import METRICS_2D, METRICS_3D, summarise_site
 from mtmd_core.strategies import Sharing
-from mtmd_core.wire import PROTOCOL, Receipt, SiteFacts, decode_array, from_record
+from mtmd_core.update_encoding import encode_update
+from mtmd_core.wire import (
+    GRADIENT,
+    PROTOCOL,
+    SHARED,
+    UPDATE,
+    Contribution,
+    Receipt,
+    SiteFacts,
+    decode_array,
+    from_record,
+)
 
 RECEIPT = Receipt("abc", 3, "ankle")
 NETWORK = AttUNet({"ankle": 3}, width=4)
 PARTITION = partition(NETWORK, Sharing.CONVOLUTIONS)
-COUNTS = {"steps": 20, "seconds_training": 1.5, "seconds_evaluation": 0.5}
+COUNTS = {"steps": 20, "training_slices": 300, "seconds_training": 1.5, "seconds_evaluation": 0.5}
 MEANS = {"loss": 0.1, "validation/foreground_mean/dice": 0.9, "test/foreground_mean/dice_2d": 0.8}
 STRUCTURES = {"test/mean/structure_1/dice": 0.9, "test/mean/structure_12/assd_mm": 1.0}
 NAMED = [
@@ -76,7 +87,7 @@ def test_every_score_can_leave_but_no_name_of_an_exam_or_a_structure():
 
 def test_shared_parameters_leave_as_they_are_and_are_noted_first(ledger):
     shared = take(NETWORK, PARTITION.shared)
-    content = Outbox("mean", ledger).trained(RECEIPT, {"loss": 0.1}, shared, PARTITION)
+    content = Outbox("mean", ledger).trained(RECEIPT, {"loss": 0.1}, Contribution(SHARED, shared), PARTITION)
     assert set(content) == {"receipt", "metrics", "shared"}
     assert tuple(content["shared"]) == PARTITION.shared
     for name, array in content["shared"].items():
@@ -86,25 +97,48 @@ def test_shared_parameters_leave_as_they_are_and_are_noted_first(ledger):
     assert verify(ledger.path) == 1 + len(PARTITION.shared)
 
 
+@pytest.mark.parametrize("record", [SHARED, UPDATE, GRADIENT])
 @pytest.mark.parametrize("name", PARTITION.private)
-def test_a_private_parameter_stops_the_whole_reply(name, tmp_path):
+def test_a_private_parameter_stops_the_whole_reply(name, record, tmp_path):
     ledger = Ledger(tmp_path / "ledger.jsonl")
     arrays = take(NETWORK, (*PARTITION.shared, name))
     with pytest.raises(ForbiddenError, match=f"'{name}' is private and must not leave"):
-        Outbox("structure", ledger).trained(RECEIPT, COUNTS, arrays, PARTITION)
+        Outbox("structure", ledger).trained(RECEIPT, COUNTS, Contribution(record, arrays), PARTITION)
     assert noted(ledger) == []
+
+
+@pytest.mark.parametrize("encoding", ["bfloat16", "int8"])
+def test_an_encoded_update_leaves_and_is_noted_by_its_values(ledger, encoding):
+    update = take(NETWORK, PARTITION.shared)
+    sent = encode_update(update, encoding)
+    content = Outbox("none", ledger).trained(RECEIPT, {}, Contribution(UPDATE, sent), PARTITION)
+    assert set(content) == {"receipt", "metrics", "update"}
+    for name, array in content["update"].items():
+        np.testing.assert_array_equal(decode_array(array.data), sent[name])
+    lines = {line["name"]: line for line in map(json.loads, ledger.path.read_text().splitlines())}
+    assert lines.keys() == sent.keys()
+    name = next(name for name in update if update[name].ndim > 1)
+    assert (lines[name]["dtype"], lines[name]["bytes"]) == (encoding, sent[name].nbytes)
+    if encoding == "bfloat16":
+        assert lines[name]["norm"] == pytest.approx(np.linalg.norm(update[name]), rel=1e-2)
+
+
+def test_scales_of_a_private_parameter_are_private():
+    name = PARTITION.private[0]
+    with pytest.raises(ForbiddenError, match=f"'{name}' is private"):
+        Outbox("none").trained(RECEIPT, {}, Contribution(UPDATE, {f"{name}/scale": np.ones(1)}), PARTITION)
 
 
 def test_a_name_that_the_network_does_not_have_is_forbidden_too():
     with pytest.raises(ForbiddenError, match="'extra'"):
-        Outbox("structure").trained(RECEIPT, {}, {"extra": np.zeros(1)}, PARTITION)
+        Outbox("structure").trained(RECEIPT, {}, Contribution(SHARED, {"extra": np.zeros(1)}), PARTITION)
 
 
 def test_where_nothing_is_shared_no_parameter_leaves():
     alone = partition(NETWORK, Sharing.NOTHING)
-    assert len(Outbox("none").trained(RECEIPT, {}, {}, alone)["shared"]) == 0
+    assert len(Outbox("none").trained(RECEIPT, {}, Contribution(SHARED, {}), alone)["shared"]) == 0
     with pytest.raises(ForbiddenError):
-        Outbox("none").trained(RECEIPT, {}, take(NETWORK, PARTITION.shared[:1]), alone)
+        Outbox("none").trained(RECEIPT, {}, Contribution(SHARED, take(NETWORK, PARTITION.shared[:1])), alone)
 
 
 def test_facts_are_a_name_and_a_number(ledger):
@@ -120,12 +154,12 @@ def prototypes(count: int = 60) -> dict[str, np.ndarray]:
 
 
 def test_prototypes_leave_as_they_are_and_are_noted_first(ledger):
-    content = Outbox("mean", ledger).trained(RECEIPT, {}, {}, PARTITION, prototypes())
+    content = Outbox("mean", ledger).trained(RECEIPT, {}, Contribution("shared", {}), PARTITION, prototypes())
     assert set(content) == {"receipt", "metrics", "shared", "prototypes"}
     for name, array in content["prototypes"].items():
         np.testing.assert_array_equal(decode_array(array.data), prototypes()[name])
     assert noted(ledger) == [f"prototypes/{name}" for name in prototypes()]
-    assert "prototypes" not in Outbox("mean").trained(RECEIPT, {}, {}, PARTITION)
+    assert "prototypes" not in Outbox("mean").trained(RECEIPT, {}, Contribution("shared", {}), PARTITION)
 
 
 @pytest.mark.parametrize(
@@ -142,5 +176,5 @@ def test_prototypes_leave_as_they_are_and_are_noted_first(ledger):
 )
 def test_what_tells_too_much_of_few_children_does_not_leave(arrays, minimum, reason, ledger):
     with pytest.raises(ForbiddenError, match=reason):
-        Outbox("structure", ledger, minimum).trained(RECEIPT, COUNTS, {}, PARTITION, arrays)
+        Outbox("structure", ledger, minimum).trained(RECEIPT, COUNTS, Contribution("shared", {}), PARTITION, arrays)
     assert noted(ledger) == []

@@ -66,6 +66,13 @@ def shared() -> dict:
         ({"width": 4096}, "max_parameters is 500000000"),
         ({"local_steps": 0}, "local_steps is 0"),
         ({"share": -1}, "share is -1"),
+        ({"optimiser": "yogi"}, "optimiser is 'yogi'; a site knows adam, sgd"),
+        ({"dtype": "float16"}, "a site knows float32, float64"),
+        ({"update_encoding": "int4"}, "a site knows float32, bfloat16, int8"),
+        ({"local_epochs": -1}, "local_epochs, proximal_mu and lockstep_weight are -1"),
+        ({"proximal_mu": float("nan")}, "are 0, nan and 0.0"),
+        ({"lockstep_weight": 2.0}, "are 0, 0.0 and 2.0"),
+        ({"lockstep_weight": 0.5}, "gradients of single batches leave a site"),
         ({"encoder_weights": "/etc/passwd"}, "takes imagenet or none alone"),
     ],
 )
@@ -108,6 +115,11 @@ def test_a_site_without_the_auto_encoder_says_so_and_one_that_missed_its_rounds_
     parameters = take(network, partition(network, Sharing.CONVOLUTIONS).shared)
     with pytest.raises(RunFailedError, match="no private parameters of round 2"):
         site.train(plan, shared(), Terms(prior=PRIOR, prior_shared=parameters))
+
+
+def test_epochs_that_take_more_steps_than_a_site_allows_are_refused(site: Site) -> None:
+    with pytest.raises(RefusedPlanError, match="asks for 120000, but this site's max_local_steps is 100000"):
+        site.train(replace(PLAN, local_epochs=40_000, share=4), shared())
 
 
 def test_a_plan_within_them_is_carried_out(site: Site) -> None:

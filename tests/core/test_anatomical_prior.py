@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from network_checks import check_size
 
 from mtmd_core.config import NetworkConfig
 from mtmd_core.data.batches import Batch
@@ -55,10 +56,7 @@ def test_codes_of_other_domains_are_refused(truth, guess):
 @pytest.mark.parametrize("domains", [{EVERY_SITE: 10}, PAPER], ids=["shared", "dsl"])
 def test_the_auto_encoder_has_the_papers_7_9_million_parameters(domains):
     network = Autoencoder(domains, width=32)
-    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
-    assert sum(sizes.values()) == pytest.approx(7.9e6, rel=0.01)
-    private = sum(sizes.get(name, 0) for name in partition(network, Sharing.CONVOLUTIONS).private)
-    assert 0 < private / sum(sizes.values()) <= 0.03
+    check_size(network, millions=7.9)
 
 
 def test_only_convolutions_between_input_and_output_are_shared():

@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from network_checks import check_size
 
 from mtmd_core.config import NetworkConfig
 from mtmd_core.networks.att_unet import AttUNet
 from mtmd_core.networks.blocks import AttentionGate
 from mtmd_core.networks.build import build_network
 from mtmd_core.networks.domain_layers import Routing
-from mtmd_core.networks.output import embed
+from mtmd_core.networks.output import Embedder, embed
 from mtmd_core.parameters import partition
 from mtmd_core.strategies import EVERY_SITE, Sharing
 
@@ -17,10 +18,7 @@ PAPER = {"ankle": 4, "knee": 5, "shoulder": 3}
 @pytest.mark.parametrize("domains", [{EVERY_SITE: 10}, PAPER], ids=["shared", "dsl"])
 def test_it_has_the_papers_8_7_million_parameters(domains):
     network = AttUNet(domains, width=32)
-    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
-    assert sum(sizes.values()) == pytest.approx(8.7e6, rel=0.01)
-    private = sum(sizes.get(name, 0) for name in partition(network, Sharing.CONVOLUTIONS).private)
-    assert 0 < private / sum(sizes.values()) <= 0.03
+    check_size(network, millions=8.7)
 
 
 def test_convolutions_before_a_normalisation_have_no_bias():
@@ -47,6 +45,40 @@ def test_an_embedding_by_hand():
     """Means 3 and −4 over the pixels: (3, −4) / 5."""
     features = torch.tensor([[[[2.0, 4.0]], [[-8.0, 0.0]]]])
     torch.testing.assert_close(embed(features), torch.tensor([[0.6, -0.8]]))
+
+
+def test_embeddings_of_rounding_noise_stay_small():
+    """Zero but for rounding, as after a normalisation of a single image: nothing to give a direction to."""
+    noise = 1e-7 * torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert embed(noise).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_embeddings_taken_in_passing_have_the_gradients_of_plain_ones(memory_format):
+    """With two layers after a map, one that takes a part, one whose gradient is not written out, and none."""
+    random = torch.Generator().manual_seed(1)
+    given = torch.randn(2, 3, 4, 6, generator=random, dtype=torch.float64).contiguous(memory_format=memory_format)
+    weights = torch.randn(2, 3, generator=random, dtype=torch.float64)
+
+    def gradient(take, after):
+        images = given.clone(memory_format=torch.preserve_format).requires_grad_()
+        features, embedding = take(images.exp())
+        ((weights * embedding).sum() + after(features)).backward()
+        return images.grad
+
+    def passing(features):
+        embedder = Embedder(wanted=True)
+        return embedder(features), embedder.found[0]
+
+    layers = [
+        lambda f: (f.sin() * f).sum(),
+        lambda f: torch.cat([f, f.cos()], dim=1).square().sum(),
+        lambda f: f.sum(),
+        lambda f: 0 * weights.sum(),
+    ]
+    for after in layers:
+        expected = gradient(lambda features: (features, embed(features)), after)
+        torch.testing.assert_close(gradient(passing, after), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_attention_is_its_formula():

@@ -40,7 +40,24 @@ from mtmd_core.errors import ConfigurationError
         ("network.encoder_weights=imagenet", "att_unet has an encoder of its own, for which there are no weights"),
         ("training.learning_rate=0", "between 0 and 1"),
         ("training.learning_rate=nan", "between 0 and 1"),
+        ("training.optimiser=sdg", "training.optimiser=sdg is not known; did you mean 'sgd'?"),
+        ("training.dtype=float16", "training.dtype=float16 is not known; did you mean 'float64'?"),
         ("training.batch_size=0", "training.batch_size is 0; it must be at least 1"),
+        ("federation.site_weights=size", "federation.site_weights=size is not known; did you mean"),
+        ("federation.update_encoding=int4", "did you mean 'int8'?"),
+        ("federation.server_optimiser.name=adam", "did you mean 'fedadam'?"),
+        ("federation.server_optimiser.rate=1", "did you mean 'federation.server_optimiser"),
+        (
+            "federation.server_optimiser.momentum=0.9",
+            "fedavg has none; fedavgm has one: leave it out or choose another",
+        ),
+        ("federation.server_optimiser.epsilon=0.1", "fedavg has none; fedadam and fedadagrad have one"),
+        ("federation.server_optimiser.learning_rate=0", "must be a finite number above 0"),
+        ("federation.proximal_mu=-1", "federation.proximal_mu is -1.0; it must be a finite number of at least 0"),
+        ("federation.participation=0", "it must be above 0 and at most 1"),
+        ("federation.participation=1.1", "it must be above 0 and at most 1"),
+        ("federation.local_epochs=0", "federation.local_epochs is 0; it must be at least 1"),
+        ("federation.lockstep=true", "takes one step a round, as pooled training does between two updates"),
         ("federation.quorum=0", "federation.quorum is 0"),
         ("seed=-1", "seed is -1; it must be at least 0"),
         ("threads=0", "threads is 0"),
@@ -207,3 +224,69 @@ def test_words_that_decide_a_result_are_told_from_those_that_do_not():
     one = compose("simulate", ["device=cpu", "threads=1", "study.jobs=2", "federation.round_timeout_seconds=5"])
     assert decisive_words(one) == decisive_words(compose("simulate", []))
     assert decisive_words(compose("simulate", ["loss.msc_weight=0.3"])) != decisive_words(one)
+
+
+def test_bfloat16_and_float64_exclude_each_other():
+    with pytest.raises(ConfigurationError, match=r"training.dtype=float64 asks for more: leave one out"):
+        compose("simulate", ["training.autocast=true", "training.dtype=float64"])
+
+
+THREE = "sites={ankle: /a, knee: /b, shoulder: /c}"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ["federation.server_optimiser.name=fedadam", "federation.server_optimiser.beta1=1"],
+            "must be at least 0 and below 1",
+        ),
+        (["federation.proximal_mu=0.1", "federation.local_steps=1"], "its gradient is zero where a round begins"),
+        (["federation.update_encoding=int8", "training.dtype=float64"], "leave one out"),
+        (["strategy=individual", "federation.update_encoding=int8"], "strategy=individual shares nothing"),
+        (
+            ["strategy=individual", "federation.server_optimiser.name=fedadam"],
+            "federation.server_optimiser.name is given",
+        ),
+        (
+            [THREE, "federation.participation=0.5", "federation.quorum=3"],
+            "2 sites take part in a round: it can be 2 at most",
+        ),
+        (
+            [THREE, "federation.participation=0.3", "federation.rounds=2"],
+            "some would never train. Give 3 rounds at least",
+        ),
+        (
+            ["federation.lockstep=true", "federation.local_steps=1", "strategy=shared"],
+            "whose one normalisation sees all sites",
+        ),
+        (
+            ["federation.lockstep=true", "federation.local_steps=1", "federation.local_epochs=1"],
+            "no federation.local_epochs",
+        ),
+        (
+            ["federation.lockstep=true", "federation.local_steps=1", "federation.server_optimiser.name=fedadam"],
+            "federation.server_optimiser.name=fedadam would make that another training",
+        ),
+        (
+            ["federation.lockstep=true", "federation.local_steps=1", "federation.update_encoding=int8"],
+            "federation.update_encoding=int8 would make that another training",
+        ),
+        (
+            [THREE, "federation.lockstep=true", "federation.local_steps=1", "federation.quorum=2"],
+            "needs every site in each",
+        ),
+    ],
+)
+def test_choices_of_the_federation_that_contradict_each_other_are_errors_that_say_why(words, expected):
+    with pytest.raises(ConfigurationError, match=re.escape(expected)):
+        compose("simulate", words)
+
+
+def test_what_was_chosen_for_a_federation_decides_its_result():
+    words = decisive_words(
+        compose("simulate", ["federation.server_optimiser.name=fedadam", "federation.local_epochs=2"])
+    )
+    assert words["federation.server_optimiser.name"] == "fedadam"
+    assert words["federation.local_epochs"] == "2"
+    assert {"federation.participation", "federation.update_encoding", "federation.lockstep"} <= words.keys()

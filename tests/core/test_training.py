@@ -134,6 +134,34 @@ def test_bf16_trains_with_finite_losses_near_those_of_float32():
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
 
 
+def test_plain_gradient_descent_steps_by_the_gradient_itself():
+    network, _ = start()
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    train_step(network, build_optimiser(network, 0.5, "sgd"), draw_batch(sources(), seed=1, step=0, share=2))
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(parameter.detach(), before[name] - 0.5 * parameter.grad, rtol=0, atol=0, msg=name)
+
+
+def test_part_of_a_network_can_be_trained():
+    network, _ = start()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    own = dict(network.output.named_parameters(prefix="output"))
+    train_step(network, build_optimiser(own.values(), 0.5, "sgd"), draw_batch(sources(), seed=1, step=0, share=2))
+    moved = {
+        name for name, _ in network.named_parameters() if not torch.equal(network.state_dict()[name], before[name])
+    }
+    assert moved == set(own)
+
+
+def test_a_network_in_float64_sees_the_same_batches_and_computes_in_float64():
+    network, optimiser = start()
+    short = train(network, optimiser, sources(), RECIPE, range(2))["loss"]
+    network, _ = start()
+    exact = train(network.double(), build_optimiser(network, RECIPE.learning_rate), sources(), RECIPE, range(2))["loss"]
+    assert exact == pytest.approx(short, rel=1e-5)
+    assert exact != float(np.float32(exact))
+
+
 def test_the_device_is_what_was_asked_for_or_an_error():
     assert choose_device("cpu").type == "cpu"
     there = torch.cuda.is_available()

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from mtmd_core.config import NetworkConfig
 from mtmd_core.prototype_arrays import to_arrays
 from mtmd_core.prototype_summary import summarise
+from mtmd_core.update_encoding import encode_update
 from mtmd_core.wire import ContrastPlan, Receipt, encode_array, to_record
 from server.gate import Refusal, Reply, admit
 from server.prototype_shelf import PrototypeShelf
@@ -170,7 +171,7 @@ def with_prototypes(**arrays: np.ndarray | None) -> RecordDict:
 def judged(
     content: RecordDict, expected: dict | None = EXPECTED, shelf: PrototypeShelf | None = SHELF
 ) -> Reply | Refusal:
-    return admit(Message(content, metadata=METADATA), "ankle", "abc", 3, expected, True, shelf)
+    return admit(Message(content, metadata=METADATA), "ankle", "abc", 3, expected, shelf=shelf)
 
 
 def test_prototypes_come_with_a_reply_and_count_as_bytes():
@@ -210,3 +211,52 @@ def test_prototypes_that_were_not_asked_for_are_refused_with_the_whole_reply():
     other = good()
     other["prototypes"] = MetricRecord({"counts": 1.0})
     assert "prototypes (MetricRecord)" in judged(other).reason
+
+
+def encoded(encoding: str, **instead: np.ndarray) -> RecordDict:
+    """A reply with an encoded update; ``a``, ``b`` or ``scale`` (of a) may be something else."""
+    content = good()
+    del content["shared"]
+    sent = encode_update(ARRAYS, encoding) | {
+        name.replace("scale", "a/scale"): array for name, array in instead.items()
+    }
+    content["update"] = ArrayRecord({name: packed(array) for name, array in sent.items()})
+    return content
+
+
+@pytest.mark.parametrize("encoding", ["bfloat16", "int8"])
+def test_an_encoded_update_is_decoded_and_its_bytes_are_counted_as_they_came(encoding: str) -> None:
+    content = encoded(encoding)
+    reply = admit(Message(content, metadata=METADATA), "ankle", "abc", 3, EXPECTED, record="update", encoding=encoding)
+    assert isinstance(reply, Reply)
+    np.testing.assert_allclose(reply.shared["a"], ARRAYS["a"], atol=0.03)
+    np.testing.assert_array_equal(reply.shared["b"], ARRAYS["b"])
+    assert {name: array.dtype for name, array in reply.shared.items()} == dict.fromkeys(ARRAYS, np.dtype(np.float32))
+    assert reply.bytes == sum(len(array.data) for array in content["update"].values())
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (good(), "it holds the records"),
+        (encoded("bfloat16"), "its parameters do not fit: missing a/scale"),
+        (encoded("int8", scale=np.float32([1, 1, 1])), "a/scale is float32[3], expected float32[2]"),
+        (encoded("int8", scale=np.float32([1, np.nan])), "a holds values that are not finite"),
+        (encoded("int8", scale=np.float32([np.inf, 1])), "a holds values that are not finite"),
+        (encoded("int8", a=ARRAYS["a"]), "a is float32[2, 3], expected int8[2, 3]"),
+        (encoded("int8", c=ARRAYS["a"]), "unknown c"),
+    ],
+)
+def test_an_update_that_is_none_is_refused(content: RecordDict, reason: str) -> None:
+    refusal = admit(Message(content, metadata=METADATA), "ankle", "abc", 3, EXPECTED, record="update", encoding="int8")
+    assert isinstance(refusal, Refusal)
+    assert reason in refusal.reason
+
+
+@pytest.mark.parametrize("slices", [None, 0, 0.5])
+def test_a_site_that_weighs_by_its_slices_must_say_how_many_it_has(slices: float | None) -> None:
+    content = good()
+    if slices is not None:
+        content["metrics"]["training_slices"] = slices
+    refusal = admit(Message(content, metadata=METADATA), "ankle", "abc", 3, EXPECTED, tells_slices=True)
+    assert refusal == Refusal("ankle", "it does not say how many slices the site trained on")

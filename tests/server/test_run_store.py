@@ -163,7 +163,7 @@ def test_metrics_that_json_cannot_hold_are_not_written(tmp_path):
 def test_prototypes_are_part_of_a_checkpoint(tmp_path):
     store = RunStore(tmp_path, config(), every_round=True)
     kept = {"knee": Shelved(1, {"s1/mean": np.float32([1, 0])}), "ankle": Shelved(2, {"s1/mean": np.float32([0, 1])})}
-    store.save_last(2, arrays(2), kept)
+    store.save_last(2, arrays(2), prototypes=kept)
     last = RunStore(tmp_path, config(), every_round=True).last()
     assert last.shared.keys() == {"conv.weight"}
     assert {site: own.round for site, own in last.prototypes.items()} == {"knee": 1, "ankle": 2}

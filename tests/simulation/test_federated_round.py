@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from crossing import RecordingGrid, arrays_of, open_sites
+from recorded_federation import RecordingGrid, arrays_of, open_sites
 from tiny_sites import SITES, run_words, write_sites
 
 from client.app import build_client_app

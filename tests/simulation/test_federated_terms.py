@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from crossing import RecordingGrid, arrays_of, open_sites
 from flwr.app import Array, Message
+from recorded_federation import RecordingGrid, arrays_of, open_sites
 from rich.console import Console
 from tiny_sites import SITES, run_words, write_sites
 

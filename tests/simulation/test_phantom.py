@@ -429,7 +429,7 @@ def test_the_description_says_that_these_are_phantoms(written: Path) -> None:
     assert description["labels"] == {"background": 0, **LABELS["ankle"]}
     assert (description["numTraining"], description["file_ending"]) == (2, ".nii.gz")
     phantom = description["phantom"]
-    assert (phantom["seed"], phantom["scale"], phantom["version"]) == (4, 0.05, "1.0")
+    assert (phantom["seed"], phantom["scale"], phantom["version"]) == (4, 0.05, "1.1")
     assert list(phantom["exams"]) == ["ankle_001", "ankle_002"]
     assert all(7 <= exam["age_years"] <= 13 for exam in phantom["exams"].values())
 

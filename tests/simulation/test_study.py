@@ -17,7 +17,7 @@ from tiny_sites import run_words, write_sites
 
 from mtmd_core.config import NETWORKS, compose
 from mtmd_core.errors import ConfigurationError, DataError, RunFailedError
-from mtmd_core.processes import descendants
+from mtmd_core.processes import descendants, exclusive
 from simulation.command import simulate
 from simulation.paper.figures import designs
 from simulation.study import PlannedRun, compose_network, plan_runs
@@ -205,6 +205,12 @@ def test_exams_are_checked_before_anything_runs(folders: dict[str, Path], tmp_pa
     with pytest.raises(DataError, match="/nowhere"):
         conduct(folders, tmp_path / "out", "sites={ankle: /nowhere}")
     assert not (tmp_path / "out/runs").exists()
+
+
+def test_a_folder_that_another_process_writes_into_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    with exclusive(tmp_path, "study"), pytest.raises(ConfigurationError, match=r"in use.*another hydra.run.dir folder"):
+        conduct(folders, tmp_path)
+    assert not list(tmp_path.glob("runs/*"))
 
 
 def test_a_folder_with_other_runs_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:

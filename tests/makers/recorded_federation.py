@@ -1,4 +1,4 @@
-"""Sites in one process, and a grid between them and their server that keeps what crosses it or loses it."""
+"""Sites of a federation in one process, and a grid that keeps what crosses between them and the server, or loses it."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,26 +12,28 @@ from tiny_sites import SITES
 from client.app import build_client_app
 from client.outbox import Outbox
 from client.site import Site
-from client.site_state import DiskState, MemoryState, SiteState
+from client.site_state import DiskState, MemoryState
 from mtmd_core.data.site_data import load_site
 from mtmd_core.wire import PLAN, RoundPlan, decode_array, from_record
 from simulation.grid import InProcessGrid
 
 
-def open_sites(folders: dict[str, Path], cache: Path, state: Path | None = None) -> dict[str, Site]:
-    """Sites over folders, with their memory in ``state`` or in this process."""
-    sites = {}
-    for name, folder in folders.items():
-        memory: SiteState = MemoryState() if state is None else DiskState(state / name)
-        sites[name] = Site(
+def open_sites(
+    folders: dict[str, Path], cache: Path, state: Path | None = None, release: str = "structure", lockstep: bool = False
+) -> dict[str, Site]:
+    """Sites over folders of exams, with their memory in this process or on disk in ``state``."""
+    return {
+        name: Site(
             name=name,
             structures=SITES[name],
             load_data=lambda size, axis, name=name, folder=folder: load_site(name, folder, size, axis, cache),
-            state=memory,
-            outbox=Outbox("structure"),
+            state=MemoryState() if state is None else DiskState(state / name),
+            outbox=Outbox(release),
             device=torch.device("cpu"),
+            lockstep=lockstep,
         )
-    return sites
+        for name, folder in folders.items()
+    }
 
 
 class RecordingGrid(InProcessGrid):
