@@ -1,10 +1,26 @@
 """The ClientApp: message → site → reply. No mathematics, and no way out but the site's outbox."""
 
+import itertools
+
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from mtmd_core.wire import GOODBYE, PLAN, SHARED, RoundPlan, decode_array, from_record
+from mtmd_core.wire import (
+    CONTRAST,
+    GOODBYE,
+    PLAN,
+    PRIOR,
+    PRIOR_SHARED,
+    PROTOTYPES,
+    SHARED,
+    ContrastPlan,
+    PriorPlan,
+    RoundPlan,
+    Terms,
+    decode_array,
+    from_record,
+)
 
 from .site import Site
 
@@ -19,9 +35,9 @@ def build_client_app(site: Site) -> ClientApp:
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        receipt, metrics = site.train(*_unpack(message))
+        receipt, metrics, prototypes = site.train(*_unpack(message), _terms(message.content))
         learner = site.learner
-        content = site.outbox.trained(receipt, metrics, learner.contribution, learner.partition)
+        content = site.outbox.trained(receipt, metrics, learner.contribution, learner.partition, prototypes)
         return Message(content, reply_to=message)
 
     @app.evaluate()
@@ -39,8 +55,19 @@ def build_client_app(site: Site) -> ClientApp:
 
 
 def _unpack(message: Message) -> tuple[RoundPlan, dict[str, np.ndarray]]:
-    arrays: ArrayRecord = message.content[SHARED]
-    return (
-        from_record(RoundPlan, message.content[PLAN]),
-        {name: decode_array(array.data) for name, array in arrays.items()},
+    return from_record(RoundPlan, message.content[PLAN]), _arrays(message.content[SHARED])
+
+
+def _terms(content: RecordDict) -> Terms:
+    """What a TRAIN message brings beside plan and parameters."""
+    others = (f"{PROTOTYPES}.{number}" for number in itertools.count())
+    return Terms(
+        contrast=from_record(ContrastPlan, content[CONTRAST]) if CONTRAST in content else None,
+        others=tuple(_arrays(content[name]) for name in itertools.takewhile(content.__contains__, others)),
+        prior=from_record(PriorPlan, content[PRIOR]) if PRIOR in content else None,
+        prior_shared=_arrays(content[PRIOR_SHARED]) if PRIOR_SHARED in content else None,
     )
+
+
+def _arrays(record: ArrayRecord) -> dict[str, np.ndarray]:
+    return {name: decode_array(array.data) for name, array in record.items()}

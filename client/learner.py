@@ -2,22 +2,33 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mtmd_core.calibration import calibrate
-from mtmd_core.config import NetworkConfig
+from mtmd_core.config import AUTOENCODER, NetworkConfig
 from mtmd_core.data.batches import draw_batch
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.data.split import leave_one_out
 from mtmd_core.errors import RunFailedError
-from mtmd_core.evaluation import SiteScores, evaluate_exams
+from mtmd_core.evaluation import SiteScores, evaluate_exams, reconstruction_dice
 from mtmd_core.models import ModelCard, SiteCard
 from mtmd_core.networks.build import build_network
-from mtmd_core.objectives import Objective, Proximal, Segmentation
+from mtmd_core.objectives import (
+    Forward,
+    Objective,
+    PriorTerm,
+    Proximal,
+    Reconstruct,
+    Reconstruction,
+    Segmentation,
+    segment,
+)
 from mtmd_core.parameters import partition, put, take
+from mtmd_core.prototypes import Minimum
 from mtmd_core.strategies import EVERY_SITE, LabelSpace, strategy_named
 from mtmd_core.training import (
     LOSS,
@@ -30,16 +41,19 @@ from mtmd_core.training import (
     train,
 )
 from mtmd_core.update_encoding import FLOAT32, INT8, encode_update, what_was_lost
-from mtmd_core.wire import GRADIENT, SHARED, UPDATE, Contribution, RoundPlan
+from mtmd_core.wire import GRADIENT, SHARED, UPDATE, Contribution, RoundPlan, Terms
 
+from .contrast import ContrastWork
 from .site_state import Remembered, SiteState
 
+_EMBEDDINGS = "embeddings/"
+"""What the tensors of the last batches are called among those that training goes on from."""
 RESIDUAL = "residual"
 """Beside a parameter's optimiser state: what rounding has kept back of its updates so far."""
 
 
 class Learner:
-    """Network, optimiser and data of one site in one run.
+    """Network, optimiser and data of one site in one run: of segmentation, or of the auto-encoder of its label maps.
 
     Args:
         plan: of any round of the run.
@@ -51,19 +65,24 @@ class Learner:
 
     def __init__(self, plan: RoundPlan, data: SiteData, device: torch.device) -> None:
         self.data = data
-        self.space = _label_space(plan, data)
+        self.space = label_space(plan, data)
         self.split = leave_one_out(list(data.exams), plan.fold)
         network = NetworkConfig(plan.network, plan.width, plan.encoder_weights)
         self.network = build_network(network, {self.space.domain: self.space.classes}, plan.seed)
         self.network.to(device, getattr(torch, plan.dtype))
         self.partition = partition(self.network, strategy_named(plan.strategy).sharing)
-        self.objective: Objective = Segmentation()
         named = dict(self.network.named_parameters())
         # In lock-step the server steps for what is shared.
         own = [named[n] for n in self.partition.private if n in named] if plan.lockstep_weight else named.values()
         self.optimiser = build_optimiser(own, plan.learning_rate, plan.optimiser)
         self.recipe = Recipe(plan.share, plan.learning_rate, plan.seed, plan.augment, plan.autocast, plan.optimiser)
         self.sources = {self.space.domain: [data.source(self.split.train, self.space.offset)]}
+        classes = {self.space.domain: self.space.classes}
+        self.reconstructs = plan.network == AUTOENCODER
+        self.forward: Forward = Reconstruct(classes) if self.reconstructs else segment
+        self.objective: Segmentation | Reconstruction = Reconstruction(classes) if self.reconstructs else Segmentation()
+        (source,) = self.sources[self.space.domain]
+        self.contrast = ContrastWork(network, self.space.domain, source, self.recipe, self.forward)
         self.card = ModelCard(
             network,
             plan.strategy,
@@ -87,10 +106,17 @@ class Learner:
         remembered = state.newest(plan.run, upto=plan.round - 1) or Remembered(0, self._initial, {})
         self._began_from = remembered.round
         self._put_private(remembered.private)
-        kept = {name: tensor for name, tensor in remembered.optimiser.items() if name.endswith(f"/{RESIDUAL}")}
-        self._residual = {name.removesuffix(f"/{RESIDUAL}"): tensor for name, tensor in kept.items()}
-        state = {name: tensor for name, tensor in remembered.optimiser.items() if name not in kept}
-        load_optimiser_tensors(self.network, self.optimiser, state)
+        by_kind: dict[str, dict[str, Tensor]] = {_EMBEDDINGS: {}, RESIDUAL: {}, "": {}}
+        for name, tensor in remembered.optimiser.items():
+            if name.startswith(_EMBEDDINGS):
+                by_kind[_EMBEDDINGS][name.removeprefix(_EMBEDDINGS)] = tensor
+            elif name.endswith(f"/{RESIDUAL}"):
+                by_kind[RESIDUAL][name.removesuffix(f"/{RESIDUAL}")] = tensor
+            else:
+                by_kind[""][name] = tensor
+        self.contrast.load(by_kind[_EMBEDDINGS])
+        self._residual = by_kind[RESIDUAL]
+        load_optimiser_tensors(self.network, self.optimiser, by_kind[""])
         self._round = plan.round - 1
 
     def receive(self, shared: Mapping[str, np.ndarray]) -> None:
@@ -110,18 +136,26 @@ class Learner:
         """Local steps of a round: as many as planned, or those of whole passes over the site's slices."""
         return plan.local_epochs * math.ceil(self.slices / plan.share) or plan.local_steps
 
-    def train(self, plan: RoundPlan, on_step: OnStep | None) -> float:
-        """Train for the plan's steps; returns the mean loss, and leaves in ``contribution`` what is to be sent."""
+    def train(self, plan: RoundPlan, terms: Terms, prior: PriorTerm | None, on_step: OnStep | None) -> float:
+        """Train for the plan's steps; returns the mean loss, and leaves in ``contribution`` what is to be sent.
+
+        Args:
+            plan: of the round.
+            terms: of the round; its contrast is added to the objective.
+            prior: the anatomical prior, added too.
+            on_step: called after each step.
+        """
         first = (plan.round - 1) * self.steps(plan)
+        steps = range(first, first + self.steps(plan))
         received = self._received(plan)
         self._round = -1  # neither one round nor the other, should training be interrupted
+        objective = self._with_terms(terms, prior, steps)
         if plan.lockstep_weight:
-            loss = self._step_in_lockstep(plan, first)
+            loss = self._step_in_lockstep(plan, first, objective)
             if on_step is not None:
                 on_step(first, loss)
         else:
-            steps = range(first, first + self.steps(plan))
-            objective = self._held_near(received, plan.proximal_mu) if plan.proximal_mu else self.objective
+            objective = self._held_near(objective, received, plan.proximal_mu) if plan.proximal_mu else objective
             loss = train(self.network, self.optimiser, self.sources, self.recipe, steps, on_step, objective)[LOSS]
             self._contribute(plan, received)
         self._round = plan.round
@@ -133,17 +167,24 @@ class Learner:
             return {}
         return {name: self.network.state_dict()[name].clone() for name in self.partition.shared}
 
-    def _held_near(self, received: Mapping[str, Tensor], mu: float) -> Proximal:
+    def _with_terms(self, terms: Terms, prior: PriorTerm | None, steps: range) -> Objective:
+        """The objective with what a round adds to it."""
+        if terms.contrast is None and prior is None:
+            return self.objective
+        contrast = None if terms.contrast is None else self.contrast.term(terms.contrast, terms.others, steps)
+        return replace(self.objective, contrast=contrast, **({} if self.reconstructs else {"prior": prior}))
+
+    def _held_near(self, objective: Objective, received: Mapping[str, Tensor], mu: float) -> Proximal:
         """The objective with FedProx's term for shared parameters; running statistics among what is shared have no gradient."""
         names = {name for name, _ in self.network.named_parameters()}
-        return Proximal(self.objective, mu, {name: value for name, value in received.items() if name in names})
+        return Proximal(objective, mu, {name: value for name, value in received.items() if name in names})
 
-    def _step_in_lockstep(self, plan: RoundPlan, step: int) -> float:
+    def _step_in_lockstep(self, plan: RoundPlan, step: int, objective: Objective) -> float:
         """One step for what is private, with its gradient's weight in Eq. 1; what is shared only gives its gradient."""
         like = next(self.network.parameters())
         self.network.train()
         batch = draw_batch(self.sources, plan.seed, step, plan.share, plan.augment, like.device, like.dtype)
-        loss = compute_gradients(self.network, batch, plan.autocast, self.objective)[LOSS]
+        loss = compute_gradients(self.network, batch, plan.autocast, objective)[LOSS]
         for group in self.optimiser.param_groups:
             for parameter in group["params"]:
                 parameter.grad.mul_(plan.lockstep_weight)
@@ -172,10 +213,28 @@ class Learner:
             self._residual = {name: torch.from_numpy(array) for name, array in lost.items()}
         self.contribution = Contribution(UPDATE, sent)
 
+    def prototypes(
+        self, plan: RoundPlan, terms: Terms, minimum: Minimum, slices_per_exam: int | None
+    ) -> dict[str, np.ndarray] | None:
+        """After training: what the site may send of its embeddings; None without a contrast, or with too few exams or slices.
+
+        Args:
+            plan, terms: of the round.
+            minimum, slices_per_exam: what the site itself asks for; of its limits and the plan's the stricter hold.
+        """
+        contrast = terms.contrast
+        if contrast is None:
+            return None
+        stricter = Minimum(max(minimum.exams, contrast.minimum_exams), max(minimum.slices, contrast.minimum_slices))
+        limits = [limit for limit in (slices_per_exam, contrast.slices_per_exam) if limit]
+        return self.contrast.prototypes(self.network, contrast, self.steps(plan), stricter, min(limits, default=None))
+
     def remember(self, plan: RoundPlan, state: SiteState) -> None:
         """Save the round's private state, and forget what no later visit can ask for."""
-        residual = {f"{name}/{RESIDUAL}": tensor for name, tensor in self._residual.items()}
-        state.save(plan.run, plan.round, self._private(), optimiser_tensors(self.network, self.optimiser) | residual)
+        goes_on = optimiser_tensors(self.network, self.optimiser)
+        goes_on |= {f"{name}/{RESIDUAL}": tensor for name, tensor in self._residual.items()}
+        goes_on |= {_EMBEDDINGS + name: tensor for name, tensor in self.contrast.tensors().items()}
+        state.save(plan.run, plan.round, self._private(), goes_on)
         state.forget(plan.run, {plan.round, self._began_from}, plan.best_round)
 
     def shared(self) -> dict[str, np.ndarray]:
@@ -191,21 +250,27 @@ class Learner:
             RunFailedError: if it remembers none.
         """
         self.receive(shared)
-        if self._round != plan.round:
+        if self._round != plan.round and self.partition.private:
             private = state.private_upto(plan.run, plan.round)
             if private is None:
                 raise RunFailedError(f"{self.data.site} has no private parameters of round {plan.round} or before it.")
             self._put_private(private)
+        if self._round != plan.round:
             self._round = -1  # the optimiser does not belong to this state: train only after restore()
 
     def evaluate(self, plan: RoundPlan, exams: tuple[str, ...]) -> SiteScores:
-        """Segment and score some of the site's exams.
+        """Segment and score some of the site's exams; of an auto-encoder, the Dice of what it makes of their label maps."""
+        self.calibrate(plan)
+        if not self.reconstructs:
+            return evaluate_exams(self.network, self.space, self.data, exams)
+        labels = [self.data.exams[name].labels for name in exams]
+        dice = reconstruction_dice(self.network, self.space, labels)
+        return SiteScores({"foreground_mean": {"dice": dice}, "mean": {}})
 
-        Where weights are averaged and statistics are private, these are measured anew first.
-        """
+    def calibrate(self, plan: RoundPlan) -> None:
+        """Where weights are averaged and statistics are private, measure these anew."""
         if self.partition.shared and self.partition.private:
-            calibrate(self.network, self.sources, self.recipe, plan.calibration_batches)
-        return evaluate_exams(self.network, self.space, self.data, exams)
+            calibrate(self.network, self.sources, self.recipe, plan.calibration_batches, self.forward)
 
     def _private(self) -> dict[str, torch.Tensor]:
         state = self.network.state_dict()
@@ -215,7 +280,12 @@ class Learner:
         put(self.network, self.partition.private, {name: t.cpu().numpy() for name, t in private.items()})
 
 
-def _label_space(plan: RoundPlan, data: SiteData) -> LabelSpace:
+def label_space(plan: RoundPlan, data: SiteData) -> LabelSpace:
+    """Where the site's structures lie among the network's classes.
+
+    Raises:
+        ValueError: if they do not fit among those of the plan.
+    """
     structures = len(data.structures)
     if plan.label_classes == 0:
         return LabelSpace(data.site, 0, structures, structures + 1)

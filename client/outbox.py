@@ -1,26 +1,33 @@
 """The only door out of a site: an allow-list, closed by default.
 
 Nothing is put into a message but by :class:`Outbox`. It lets out receipts, counts, metrics at the level that the site's own
-settings allow, and shared parameters or a change of them: exactly those that the network's layers say are shared.
+settings allow, shared parameters or a change of them: exactly those that the network's layers say are shared, and prototypes of
+as many exams and slices as the settings ask for.
 """
 
+import re
 from collections.abc import Mapping
 
+import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from mtmd_core.errors import MtmdError
 from mtmd_core.parameters import Partition
+from mtmd_core.prototype_arrays import COUNTS, array_shapes
+from mtmd_core.prototypes import MINIMUM, Minimum
 from mtmd_core.update_encoding import SCALE
 from mtmd_core.wire import (
     FACTS,
     METRIC_NAMES,
     METRICS,
+    PROTOTYPES,
     RECEIPT,
     Contribution,
     Receipt,
     SiteFacts,
     array_shape,
     encode_array,
+    misfit,
     to_record,
 )
 
@@ -37,11 +44,13 @@ class Outbox:
     Args:
         release: ``none``, ``mean`` or ``structure``: which metrics may leave.
         ledger: where to write what leaves; None writes nothing.
+        minimum: exams and slices that prototypes must be of.
     """
 
-    def __init__(self, release: str, ledger: Ledger | None = None) -> None:
+    def __init__(self, release: str, ledger: Ledger | None = None, minimum: Minimum = MINIMUM) -> None:
         self.allowed = METRIC_NAMES[release]
         self.ledger = ledger
+        self.minimum = minimum
 
     def facts(self, facts: SiteFacts) -> RecordDict:
         """The answer to a roll call."""
@@ -60,23 +69,46 @@ class Outbox:
         metrics: Mapping[str, float],
         contribution: Contribution,
         partition: Partition,
+        prototypes: Mapping[str, np.ndarray] | None = None,
     ) -> RecordDict:
-        """A reply with what training brought.
+        """A reply with what training brought, and with prototypes where there are some.
 
         Raises:
-            ForbiddenError: if any of them is not one that the network's layers say is shared.
+            ForbiddenError: if any parameter is not one that the network's layers say is shared, or the prototypes are anything
+                else than moments of enough exams and slices.
         """
         arrays = contribution.arrays
         forbidden = sorted({name.removesuffix(SCALE) for name in arrays} - set(partition.shared))
         if forbidden:
             raise ForbiddenError(f"'{forbidden[0]}' is private and must not leave: nothing was sent")
+        if prototypes is not None:
+            self._check_prototypes(prototypes)
         content = self.metrics(receipt, metrics)
-        self._note(receipt.run, receipt.round, contribution.record, arrays)
-        content[contribution.record] = ArrayRecord(
-            {name: Array(*array_shape(array), "numpy.ndarray", encode_array(array)) for name, array in arrays.items()}
-        )
+        for record, sent in ((contribution.record, arrays), (PROTOTYPES, prototypes)):
+            if sent is not None:
+                self._note(receipt.run, receipt.round, record, sent)
+                content[record] = _packed(sent)
         return content
+
+    def _check_prototypes(self, prototypes: Mapping[str, np.ndarray]) -> None:
+        sizes = [array.size for name, array in sorted(prototypes.items()) if re.fullmatch(r"s[1-9]/mean", name)]
+        given = {name: array_shape(array) for name, array in prototypes.items()}
+        reason = misfit(array_shapes(sizes), given)
+        if reason is not None:
+            raise ForbiddenError(f"what should be prototypes is not ({reason}): nothing was sent")
+        slices, exams = prototypes[COUNTS]
+        if not (slices >= self.minimum.slices and exams >= self.minimum.exams):
+            raise ForbiddenError(
+                f"prototypes of {exams:g} exams with {slices:g} slices must not leave; {self.minimum.exams} and "
+                f"{self.minimum.slices} are the least: nothing was sent"
+            )
 
     def _note(self, run: str, round_: int, record: str, content: Mapping[str, object]) -> None:
         if self.ledger is not None:
             self.ledger.append(run, round_, record, content)
+
+
+def _packed(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
+    return ArrayRecord(
+        {name: Array(*array_shape(array), "numpy.ndarray", encode_array(array)) for name, array in arrays.items()}
+    )

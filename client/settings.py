@@ -16,6 +16,8 @@ from mtmd_core.words import DEVICES, RELEASES, nearest
 
 OWN_FILE = "site.yaml"
 """What a site keeps its settings in, in its own folder."""
+_MINIMUM_EXAMS, _MINIMUM_SLICES = 3, 50
+"""Of prototypes; those of :data:`mtmd_core.prototypes.MINIMUM`, which is slow to import."""
 _LIMITS = {
     "max_local_steps": 100_000,
     "max_batch_size": 256,
@@ -48,6 +50,9 @@ class SiteSettings:
     server_poll_seconds: float = 0.25
     release: str = "mean"
     strategies: Sequence[str] = ("individual", "dsl")
+    minimum_exams: int = _MINIMUM_EXAMS
+    minimum_slices: int = _MINIMUM_SLICES
+    slices_per_exam: int | None = None
     limits: Mapping[str, int] = field(default_factory=lambda: dict(_LIMITS))
 
     def __post_init__(self) -> None:
@@ -61,8 +66,11 @@ class SiteSettings:
                 raise ConfigurationError(f"{word} is '{value}'; it must be one of {', '.join(known)}.")
         _check_strategies(self.strategies)
         object.__setattr__(self, "strategies", tuple(self.strategies))  # YAML and JSON know lists only
-        if self.threads is not None:
-            _check_count("threads", self.threads)
+        for word in ("threads", "slices_per_exam"):
+            if getattr(self, word) is not None:
+                _check_count(word, getattr(self, word))
+        for word, least in (("minimum_exams", _MINIMUM_EXAMS), ("minimum_slices", _MINIMUM_SLICES)):
+            _check_count(word, getattr(self, word), least)
         for word in ("connect_timeout_seconds", "message_timeout_seconds", "poll_seconds", "server_poll_seconds"):
             value = getattr(self, word)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
@@ -186,6 +194,6 @@ def _check_strategies(value: object) -> None:
             raise ConfigurationError(f"strategies names '{name}'; {nearest(str(name), FEDERATED_STRATEGIES)}")
 
 
-def _check_count(word: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{word} is {value!r}; it must be a whole number of at least 1.")
+def _check_count(word: str, value: object, least: int = 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(f"{word} is {value!r}; it must be a whole number of at least {least}.")

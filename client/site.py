@@ -9,7 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mtmd_core.config import DTYPES, IMAGENET, NO_WEIGHTS, OPTIMISERS, UPDATE_ENCODINGS, NetworkConfig
+from mtmd_core.config import (
+    AUTOENCODER,
+    DTYPES,
+    IMAGENET,
+    NO_WEIGHTS,
+    OPTIMISERS,
+    UPDATE_ENCODINGS,
+    NetworkConfig,
+)
 from mtmd_core.data.dataset import load_dataset
 from mtmd_core.data.site_data import SiteData, load_site
 from mtmd_core.data.validation import check_dataset
@@ -19,17 +27,23 @@ from mtmd_core.errors import ConfigurationError, DataError
 from mtmd_core.evaluation import SiteScores
 from mtmd_core.models import save_model
 from mtmd_core.networks.build import count_parameters
-from mtmd_core.strategies import FEDERATED_STRATEGIES
+from mtmd_core.objectives import PriorTerm
+from mtmd_core.prototypes import MINIMUM, Minimum
+from mtmd_core.strategies import FEDERATED_STRATEGIES, Contrast, strategy_named
 from mtmd_core.training import OnStep
-from mtmd_core.wire import Receipt, RoundPlan, SiteFacts
+from mtmd_core.wire import Receipt, RoundPlan, SiteFacts, Terms
 
 from .learner import Learner
 from .ledger import Ledger
 from .outbox import Outbox
+from .prior import SitePrior, autoencoder_plan
 from .settings import SiteSettings
 from .site_state import DiskState, SiteState
 
 Metrics = dict[str, float]
+
+
+NO_TERMS = Terms()
 
 
 class RefusedPlanError(ConfigurationError):
@@ -50,6 +64,8 @@ class Site:
         results: folder for the site's own summary and model; None keeps them in memory alone.
         limits: the most that a plan may ask for; see ``configs/client.yaml``.
         strategies: those that the site takes part in; they decide what is shared.
+        minimum: exams and slices that the prototypes it sends must be of.
+        slices_per_exam: no exam counts in them for more of its slices; None for no limit.
         lockstep: whether it takes part in lock-step, in which gradients of single batches leave it: a simulation's sites alone.
         on_step: called after each training step.
 
@@ -65,6 +81,8 @@ class Site:
     results: Path | None = None
     limits: Mapping[str, int] = field(default_factory=dict)
     strategies: tuple[str, ...] = FEDERATED_STRATEGIES
+    minimum: Minimum = MINIMUM
+    slices_per_exam: int | None = None
     lockstep: bool = False
     on_step: OnStep | None = None
     exit_code: int | None = None
@@ -72,28 +90,40 @@ class Site:
     tested: SiteScores | None = None
     learner: Learner | None = None
     _run: str = ""
+    _prior: SitePrior | None = None
 
     def facts(self) -> SiteFacts:
         """What the site says of itself at roll call."""
         return SiteFacts(self.name, self.structures)
 
-    def train(self, plan: RoundPlan, shared: dict[str, np.ndarray]) -> tuple[Receipt, Metrics]:
-        """A TRAIN visit: measure the model that came, then train it; ``learner.contribution`` then holds the result."""
+    def train(
+        self, plan: RoundPlan, shared: dict[str, np.ndarray], terms: Terms = NO_TERMS
+    ) -> tuple[Receipt, Metrics, dict[str, np.ndarray] | None]:
+        """A TRAIN visit: measure the model that came, then train it; ``learner.contribution`` then holds the result.
+
+        Returns:
+            Receipt, metrics, and the site's prototypes if the plan asks for some and there are enough exams and slices.
+        """
+        self._check_limits(plan)
+        self._check_terms(plan, terms)
+        prior = self._prior_term(plan, terms)
         learner = self._learner_for(plan)
         self._check_limit("max_local_steps", learner.steps(plan))
         learner.restore(plan, self.state)
         learner.receive(shared)
         metrics = self._validate(learner, plan) if plan.validate and plan.round > 1 else {}
         started = time.perf_counter()
-        metrics["loss"] = learner.train(plan, self.on_step)
+        metrics["loss"] = learner.train(plan, terms, prior, self.on_step)
         metrics |= {"seconds_training": time.perf_counter() - started, "steps": learner.steps(plan)}
         if plan.tell_slices:
             metrics["training_slices"] = learner.slices
+        prototypes = learner.prototypes(plan, terms, self.minimum, self.slices_per_exam)
         learner.remember(plan, self.state)
-        return self._receipt(plan), metrics
+        return self._receipt(plan), metrics, prototypes
 
     def evaluate(self, plan: RoundPlan, shared: dict[str, np.ndarray]) -> tuple[Receipt, Metrics]:
         """An EVALUATE visit: the model of ``plan.round`` on the validation exam or, if the plan says so, the test exam."""
+        self._check_limits(plan)
         learner = self._learner_for(plan)
         learner.become(plan, shared, self.state)
         if not plan.test:
@@ -113,11 +143,36 @@ class Site:
         return metrics | {"seconds_evaluation": time.perf_counter() - started}
 
     def _learner_for(self, plan: RoundPlan) -> Learner:
-        self._check_limits(plan)
         if self.learner is None or self._run != plan.run:
             self.learner = Learner(plan, self.load_data(plan.slice_size, plan.slice_axis), self.device)
             self._run = plan.run
         return self.learner
+
+    def _prior_term(self, plan: RoundPlan, terms: Terms) -> PriorTerm | None:
+        if terms.prior is None:
+            return None
+        if self._prior is None:
+            self._prior = SitePrior(self.state, self.device)
+
+        def load() -> SiteData:
+            return self.load_data(plan.slice_size, plan.slice_axis)
+
+        return self._prior.term(plan, terms.prior, terms.prior_shared, load)
+
+    def _check_terms(self, plan: RoundPlan, terms: Terms) -> None:
+        """A strategy that the site takes part in says which terms there are, and so what of its data they may touch."""
+        strategy = strategy_named(plan.strategy)
+        reconstructs = plan.network == AUTOENCODER
+        contrast = strategy.autoencoder_contrast if reconstructs else strategy.contrast
+        for name, asked, fits in (
+            ("contrast", terms.contrast is not None, contrast is not Contrast.NONE),
+            ("prior", terms.prior is not None, strategy.prior and not reconstructs),
+            ("auto-encoder", reconstructs, strategy.prior or not reconstructs),
+        ):
+            if asked and not fits:
+                raise RefusedPlanError(f"the plan brings a term '{name}', which strategy '{plan.strategy}' has none of")
+        if terms.prior is not None:
+            self._check_limits(autoencoder_plan(plan, terms.prior))
 
     def _check_limits(self, plan: RoundPlan) -> None:
         if plan.strategy not in self.strategies:
@@ -184,14 +239,17 @@ def open_site(settings: SiteSettings) -> Site:
         raise DataError(
             f"{wrong[0]} ({len(wrong)} problem(s) in all: mtmd-client check --site {settings.site} shows them)"
         )
+    minimum = Minimum(settings.minimum_exams, settings.minimum_slices)
     return Site(
         name=settings.site,
         structures=len(load_dataset(folder).structures),
         load_data=lambda size, axis: load_site(settings.site, folder, size, axis, cache),
         state=DiskState(settings.state / "rounds"),
-        outbox=Outbox(settings.release, Ledger(settings.state / "ledger.jsonl")),
+        outbox=Outbox(settings.release, Ledger(settings.state / "ledger.jsonl"), minimum),
         device=choose_device(settings.device),
         results=settings.state / "results",
         limits=settings.limits,
+        minimum=minimum,
+        slices_per_exam=settings.slices_per_exam,
         strategies=settings.strategies,
     )

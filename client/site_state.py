@@ -40,6 +40,12 @@ class SiteState(Protocol):
     def private_upto(self, run: str, round_: int) -> dict[str, Tensor] | None:
         """Private parameters at the end of a round, or of the last one before it that the site took part in."""
 
+    def freeze(self, run: str, round_: int, network: Mapping[str, Tensor]) -> None:
+        """Keep a whole network as it was chosen: that of a round of a run which is over."""
+
+    def frozen(self, run: str, round_: int) -> dict[str, Tensor] | None:
+        """What :meth:`freeze` kept of that very round, if it is there and whole."""
+
     def forget(self, run: str, keep: set[int], best_round: int) -> None:
         """Forget all rounds but ``keep`` and what :meth:`private_upto` would find for ``best_round``."""
 
@@ -50,6 +56,7 @@ class MemoryState:
     def __init__(self) -> None:
         self._private: dict[tuple[str, int], dict[str, Tensor]] = {}
         self._optimiser: dict[tuple[str, int], dict[str, Tensor]] = {}
+        self._frozen: dict[tuple[str, int], dict[str, Tensor]] = {}
 
     def save(self, run: str, round_: int, private: Mapping[str, Tensor], optimiser: Mapping[str, Tensor]) -> None:
         """See :class:`SiteState`. The optimiser's tensors are kept as they are: the process goes on with them."""
@@ -67,17 +74,29 @@ class MemoryState:
         """See :class:`SiteState`."""
         return self._private.get((run, _newest_upto(self._rounds(run), round_)))
 
+    def freeze(self, run: str, round_: int, network: Mapping[str, Tensor]) -> None:
+        """See :class:`SiteState`."""
+        self._frozen = {(run, round_): {name: tensor.detach().clone() for name, tensor in network.items()}}
+
+    def frozen(self, run: str, round_: int) -> dict[str, Tensor] | None:
+        """See :class:`SiteState`."""
+        return self._frozen.get((run, round_))
+
     def forget(self, run: str, keep: set[int], best_round: int) -> None:
         """See :class:`SiteState`."""
         kept = keep | {_newest_upto(self._rounds(run), best_round)}
         self._private = {key: value for key, value in self._private.items() if key[0] == run and key[1] in kept}
+        self._optimiser = {key: value for key, value in self._optimiser.items() if key[0] == run and key[1] in keep}
 
     def _rounds(self, run: str) -> list[int]:
         return [round_ for known, round_ in self._private if known == run]
 
 
 class DiskState:
-    """A site's memory on its own disk: ``FOLDER/RUN/000012.private.safetensors`` and ``….optimiser.safetensors``."""
+    """A site's memory on its own disk: ``FOLDER/RUN/000012.private.safetensors`` and ``….optimiser.safetensors``.
+
+    A network that is trained no more is ``FOLDER/RUN/frozen.safetensors``.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -112,6 +131,22 @@ class DiskState:
                     log.warning("the private parameters of round %d are passed over: %s", known, error)
         return None
 
+    def freeze(self, run: str, round_: int, network: Mapping[str, Tensor]) -> None:
+        """See :class:`SiteState`."""
+        save_tensors(self._frozen_file(run), network, {"run": run, "round": round_})
+
+    def frozen(self, run: str, round_: int) -> dict[str, Tensor] | None:
+        """See :class:`SiteState`."""
+        path = self._frozen_file(run)
+        if not path.is_file():
+            return None
+        try:
+            tensors, facts = load_tensors(path)
+        except DamagedFileError as error:
+            log.warning("a network that was kept is passed over: %s", error)
+            return None
+        return tensors if facts == {"run": run, "round": round_} else None
+
     def forget(self, run: str, keep: set[int], best_round: int) -> None:
         """See :class:`SiteState`."""
         rounds = self._rounds(run)
@@ -127,6 +162,9 @@ class DiskState:
 
     def _path(self, run: str, round_: int, part: str) -> Path:
         return self._folder(run) / f"{round_:06d}.{part}.safetensors"
+
+    def _frozen_file(self, run: str) -> Path:
+        return self._folder(run) / "frozen.safetensors"
 
     def _folder(self, run: str) -> Path:
         # The name comes from the coordinator and must not lead out of this site's own folder.

@@ -7,12 +7,19 @@ from torch import nn
 
 from mtmd_core.data.batches import SliceSource, draw_batch
 from mtmd_core.networks.domain_layers import DomainBatchNorm2d
+from mtmd_core.objectives import Forward, segment
 from mtmd_core.seeds import derive_seed
 from mtmd_core.training import Recipe
 
 
 @torch.no_grad()
-def calibrate(network: nn.Module, sources: Mapping[str, Sequence[SliceSource]], recipe: Recipe, batches: int) -> None:
+def calibrate(
+    network: nn.Module,
+    sources: Mapping[str, Sequence[SliceSource]],
+    recipe: Recipe,
+    batches: int,
+    forward: Forward = segment,
+) -> None:
     """Replace the running mean and variance of every DSBN by their mean over batches of training slices.
 
     Running statistics follow the weights that a site trained. Averaged weights have others, and a network that is evaluated
@@ -24,6 +31,7 @@ def calibrate(network: nn.Module, sources: Mapping[str, Sequence[SliceSource]], 
         sources: as for training; slices are taken as they are, without augmentation.
         recipe: of the training; decides the size of a batch and the seed.
         batches: how many; 0 changes nothing.
+        forward: what the network makes of a batch.
     """
     like = next(network.parameters())
     layers = [module for module in network.modules() if isinstance(module, DomainBatchNorm2d)]
@@ -34,7 +42,7 @@ def calibrate(network: nn.Module, sources: Mapping[str, Sequence[SliceSource]], 
         for layer in layers:
             layer.momentum = 1 / (number + 1)  # so that all batches weigh alike
         batch = draw_batch(sources, seed, number, recipe.share, augmented=False, device=like.device, dtype=like.dtype)
-        network(batch.images, batch.shares)
+        forward(network, batch, False)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     network.eval()

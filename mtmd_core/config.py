@@ -24,6 +24,7 @@ from yaml import YAMLError
 
 from mtmd_core.durable import write_text
 from mtmd_core.errors import ConfigurationError
+from mtmd_core.prototypes import MINIMUM
 from mtmd_core.sites import check_site_name
 from mtmd_core.strategies import FEDERATED_STRATEGIES, TRANSFERS, Sharing, strategy_named
 from mtmd_core.words import DEVICES, RELEASES, nearest
@@ -44,6 +45,9 @@ SLICE_AXES = ("auto", "0", "1", "2")
 STRIDES = {"att_unet": 16, "inception_unet": 32, "dense_unet": 32, "efficient_unet": 32}
 """Network → what a slice's size must be a multiple of."""
 NETWORKS = tuple(STRIDES)
+AUTOENCODER = "autoencoder"
+"""Name of the network of label maps behind the anatomical prior."""
+ORDERS = ("second", "first")
 NO_WEIGHTS = "none"
 IMAGENET = "imagenet"
 WEIGHT_FILES = (".pth", ".safetensors")
@@ -156,12 +160,14 @@ class FederationConfig:
     how many bits an update travels (:mod:`mtmd_core.update_encoding`). ``lockstep``: one step a round, sites return gradients,
     the server holds the optimiser of what is shared, so that the federation is centralised training.
 
+    Strategies with an anatomical prior federate their auto-encoder first, for ``autoencoder_rounds`` of the same kind.
     Before a received model is evaluated, a site measures its running statistics anew over ``calibration_batches`` batches
     (:mod:`mtmd_core.calibration`). ``expected_sites`` sites must be there before the first round starts; a round closes on
     ``quorum`` replies (all of them when not given) once ``round_timeout_seconds`` have passed.
     """
 
     rounds: int = 10
+    autoencoder_rounds: int = 10
     local_steps: int = 20
     local_epochs: int | None = None
     proximal_mu: float = 0.0
@@ -179,6 +185,20 @@ class FederationConfig:
     round_timeout_seconds: float = 86400.0
     release: str = "structure"
     ledger: bool = False
+
+
+@dataclass
+class PrototypeConfig:
+    """What sites tell each other of their embeddings in a federation with a contrastive term; ``configs/prototypes.yaml``."""
+
+    order: str = "second"
+    own_batch: bool = False
+    by_size: bool = False
+    minimum_exams: int = MINIMUM.exams
+    minimum_slices: int = MINIMUM.slices
+    slices_per_exam: int | None = None
+    maximum_age_rounds: int = 5
+    full_pass_steps: int = 100
 
 
 @dataclass
@@ -216,6 +236,7 @@ class RunConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
+    prototypes: PrototypeConfig = field(default_factory=PrototypeConfig)
     sites: Any = None  # site name → data folder; a typed mapping would refuse new keys from the command line
     phantoms: PhantomConfig = field(default_factory=PhantomConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
@@ -270,6 +291,7 @@ def checked(config: RunConfig) -> RunConfig:
     _one_of("device", config.device, DEVICES)
     _one_of("data.slice_axis", config.data.slice_axis, SLICE_AXES)
     _one_of("federation.release", config.federation.release, RELEASES)
+    _one_of("prototypes.order", config.prototypes.order, ORDERS)
     _one_of("federation.site_weights", config.federation.site_weights, SITE_WEIGHTS)
     _one_of("federation.update_encoding", config.federation.update_encoding, UPDATE_ENCODINGS)
     for word, value, least in (
@@ -280,6 +302,12 @@ def checked(config: RunConfig) -> RunConfig:
         ("training.steps", config.training.steps, 1),
         ("training.validate_every_steps", config.training.validate_every_steps, 1),
         ("federation.rounds", config.federation.rounds, 1),
+        ("federation.autoencoder_rounds", config.federation.autoencoder_rounds, 1),
+        ("prototypes.minimum_exams", config.prototypes.minimum_exams, MINIMUM.exams),
+        ("prototypes.minimum_slices", config.prototypes.minimum_slices, MINIMUM.slices),
+        ("prototypes.slices_per_exam", config.prototypes.slices_per_exam, 1),
+        ("prototypes.maximum_age_rounds", config.prototypes.maximum_age_rounds, 1),
+        ("prototypes.full_pass_steps", config.prototypes.full_pass_steps, 1),
         ("federation.local_steps", config.federation.local_steps, 1),
         ("federation.local_epochs", config.federation.local_epochs, 1),
         ("federation.calibration_batches", config.federation.calibration_batches, 0),
@@ -328,6 +356,11 @@ def checked(config: RunConfig) -> RunConfig:
             f"strategy={config.strategy} is for mode=centralised; mode=federated knows {', '.join(FEDERATED_STRATEGIES)}."
         )
     _check_network(config.network, config.data.slice_size)
+    if config.mode == "federated" and config.autoencoder.model is not None:
+        raise ConfigurationError(
+            f"autoencoder.model is '{config.autoencoder.model}', a file of this machine, whose private layers sites do not have; "
+            "mode=federated trains the auto-encoder in its own rounds: leave it out."
+        )
     if config.mode == "federated" and config.network.encoder_weights not in (IMAGENET, NO_WEIGHTS):
         raise ConfigurationError(
             f"network.encoder_weights is '{config.network.encoder_weights}', a file of this machine, which sites do not have; "

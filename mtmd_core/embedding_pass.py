@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mtmd_core.data.batches import SliceSource, draw_batch
 from mtmd_core.devices import autocast
 from mtmd_core.networks.domain_layers import DomainBatchNorm2d
+from mtmd_core.objectives import Forward, segment
 from mtmd_core.recent_embeddings import Place
 from mtmd_core.seeds import derive_seed
 from mtmd_core.training import Recipe
@@ -17,7 +18,7 @@ from mtmd_core.training import Recipe
 
 @torch.no_grad()
 def embed_slices(
-    network: nn.Module, domain: str, source: SliceSource, recipe: Recipe
+    network: nn.Module, domain: str, source: SliceSource, recipe: Recipe, forward: Forward = segment
 ) -> tuple[list[Tensor], list[Place]]:
     """Embeddings of every training slice of a domain, as the loss sees them.
 
@@ -35,7 +36,7 @@ def embed_slices(
         for step in range(math.ceil(len(source) / share)):
             batch = draw_batch({domain: [source]}, seed, step, share, recipe.augment, like.device, like.dtype)
             with autocast(like.device, recipe.autocast):
-                batches.append(network(batch.images, batch.shares, embeddings=True).embeddings)
+                batches.append(forward(network, batch, True).embeddings)
             places += source.places(seed, step, share)
     # The last batch is filled up with slices of the next round through the site; each counts once.
     count = len(source)

@@ -8,22 +8,42 @@ from torch import Tensor, nn
 
 from mtmd_core.data.batches import Batch
 from mtmd_core.devices import autocast
+from mtmd_core.domain_mixture import DomainMixture
 from mtmd_core.losses.anatomical_prior import anatomical_prior_loss, in_float32_or_wider
 from mtmd_core.losses.contrastive import contrastive_loss
 from mtmd_core.losses.cross_entropy import domain_cross_entropy
-from mtmd_core.losses.prototype_contrast import prototype_contrast
+from mtmd_core.losses.prototype_contrast import own_batch_contrast, prototype_contrast
 from mtmd_core.losses.proximal import proximal_term
 from mtmd_core.networks.autoencoder import Autoencoder, one_hot
 from mtmd_core.networks.output import NetworkOutput
-from mtmd_core.prototypes import DomainMixture
 
+Contrast = Callable[[NetworkOutput, Mapping[str, int]], Tensor]
+"""(output, domain → slices of it) → a weighted contrastive term."""
 Objective = Callable[[nn.Module, Batch, bool], dict[str, Tensor]]
 """(network, batch, whether to use bfloat16) → each term of the loss by name, weighted: their sum is minimised."""
+
+Forward = Callable[[nn.Module, Batch, bool], NetworkOutput]
+"""(network, batch, whether embeddings are wanted) → what the network makes of the batch."""
 
 CROSS_ENTROPY, CONTRAST, PRIOR, PROXIMAL = "cross_entropy", "contrast", "prior", "proximal"
 """Names of the terms."""
 BOTTLENECK = 4
 """Index of s5 among the nine scales."""
+
+
+def segment(network: nn.Module, batch: Batch, embeddings: bool = False) -> NetworkOutput:
+    """What a segmentation network makes of a batch's images."""
+    return network(batch.images, batch.shares, embeddings=embeddings)
+
+
+@dataclass(frozen=True)
+class Reconstruct:
+    """What an auto-encoder makes of a batch's label maps. ``classes``: domain → number of them."""
+
+    classes: Mapping[str, int]
+
+    def __call__(self, network: nn.Module, batch: Batch, embeddings: bool = False) -> NetworkOutput:
+        return network(one_hot(batch.labels, self.classes), embeddings=embeddings)
 
 
 @dataclass(frozen=True)
@@ -46,6 +66,7 @@ class PrototypeTerm:
     """``weight · L_MSC`` of a site, or ``weight · L_SSC``, against the prototypes of the domains present.
 
     ``mixture`` holds all nine scales, or the bottleneck alone for SSC; None until another domain's prototype has arrived.
+    ``own_batch``: whether the own domain's terms come from the batch instead (an ablation).
     """
 
     weight: float
@@ -53,6 +74,7 @@ class PrototypeTerm:
     domain: str
     mixture: DomainMixture | None = None
     single_scale: bool = False
+    own_batch: bool = False
 
     def __call__(self, output: NetworkOutput, shares: Mapping[str, int]) -> Tensor:
         if list(shares) != [self.domain]:
@@ -60,7 +82,8 @@ class PrototypeTerm:
         scales = [output.embeddings[BOTTLENECK]] if self.single_scale else output.embeddings
         if self.mixture is None:
             return torch.stack([scale.sum() for scale in scales]).sum() * 0
-        return self.weight * prototype_contrast(scales, self.mixture, self.domain, self.temperature)
+        loss = own_batch_contrast if self.own_batch else prototype_contrast
+        return self.weight * loss(scales, self.mixture, self.domain, self.temperature)
 
 
 class PriorTerm:
@@ -90,12 +113,12 @@ class PriorTerm:
 class Segmentation:
     """Eq. 8: ``L_CE + λ2 L_MSC + λ3 L_MJAP``, with the terms that there are."""
 
-    contrast: ContrastTerm | PrototypeTerm | None = None
+    contrast: Contrast | None = None
     prior: PriorTerm | None = None
 
     def __call__(self, network: nn.Module, batch: Batch, bf16: bool = False) -> dict[str, Tensor]:
         with autocast(batch.images.device, bf16):
-            output = network(batch.images, batch.shares, embeddings=self.contrast is not None)
+            output = segment(network, batch, self.contrast is not None)
         terms = {CROSS_ENTROPY: domain_cross_entropy(output.logits, batch.labels)}
         if self.contrast is not None:
             terms[CONTRAST] = self.contrast(output, batch.shares)
@@ -109,11 +132,11 @@ class Reconstruction:
     """Eq. 6: ``L_CE + λ1 L_MSC`` of an auto-encoder on the label maps of a batch. ``classes``: domain → number of them."""
 
     classes: Mapping[str, int]
-    contrast: ContrastTerm | PrototypeTerm | None = None
+    contrast: Contrast | None = None
 
     def __call__(self, network: nn.Module, batch: Batch, bf16: bool = False) -> dict[str, Tensor]:
         with autocast(batch.images.device, bf16):
-            output = network(one_hot(batch.labels, self.classes), embeddings=self.contrast is not None)
+            output = Reconstruct(self.classes)(network, batch, self.contrast is not None)
         terms = {CROSS_ENTROPY: domain_cross_entropy(output.logits, batch.labels)}
         if self.contrast is not None:
             terms[CONTRAST] = self.contrast(output, batch.shares)

@@ -1,15 +1,18 @@
 """A site's own prototype within a round: running averages over the batches that it trains on."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from .prototypes import COMPONENTS, LOCAL, RANK, Minimum, Prototype, summarise
+from .prototype_summary import limit_exams, summarise
+from .prototypes import COMPONENTS, LOCAL, RANK, Minimum, Prototype
 
 Place = tuple[int, int]
 """A slice of a site: the number of its exam, and of the slice in it."""
+NEGLIGIBLE = 2.0**-8
+"""A weight that is not worth a slice's time, the latest batch weighing 1."""
 
 
 class RecentEmbeddings:
@@ -41,23 +44,68 @@ class RecentEmbeddings:
         kept = [scale.detach().to("cpu", torch.promote_types(scale.dtype, torch.float32)) for scale in embeddings]
         self._batches.append((kept, list(places)))
 
+    def __len__(self) -> int:
+        """Batches that are remembered."""
+        return len(self._batches)
+
     def summarise(
         self,
         temperature: float = 0.1,
         minimum: Minimum = LOCAL,
         rank: int = RANK,
         components: int = COMPONENTS,
+        slices_per_exam: int | None = None,
     ) -> list[Prototype] | None:
-        """A prototype a scale from the latest embedding of each slice, or None below the minimum."""
-        if not self._batches:
-            return None
-        exams = torch.tensor([exam for _, places in self._batches for exam, _ in places])
+        """A prototype a scale from the latest embedding of each slice, or None below the minimum.
+
+        Slices of batches so old that they weigh less than ``NEGLIGIBLE`` are left out. ``slices_per_exam``: see
+        :func:`mtmd_core.prototype_summary.limit_exams`, where it is given.
+        """
         weights = self._weights()
+        kept = weights >= NEGLIGIBLE
+        if not kept.any():
+            return None
+        exams = torch.tensor([exam for _, places in self._batches for exam, _ in places])[kept]
+        weights = weights[kept]
+        if slices_per_exam is not None:
+            weights = weights * limit_exams(exams, slices_per_exam)
+        words = {"weights": weights, "minimum": minimum, "rank": rank, "components": components}
         prototypes = [
-            summarise(torch.cat(scale), exams, temperature, weights=weights, minimum=minimum, rank=rank, components=components)
+            summarise(torch.cat(scale)[kept], exams, temperature, **words)
             for scale in zip(*(embeddings for embeddings, _ in self._batches), strict=True)
-        ]  # fmt: skip
+        ]
         return None if prototypes[0] is None else prototypes
+
+    def last(self, count: int, half_life: float) -> "RecentEmbeddings":
+        """The last ``count`` batches with another half-life; nothing is copied."""
+        part = RecentEmbeddings(half_life, count)
+        part._batches.extend(self._batches)
+        return part
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything, for a file: ``sizes`` of the batches, ``places`` of their slices, [n, 2], and ``s1`` …, [n, E_s]."""
+        if not self._batches:
+            return {}
+        places = [place for _, batch in self._batches for place in batch]
+        scales = zip(*(embeddings for embeddings, _ in self._batches), strict=True)
+        return {
+            "sizes": torch.tensor([len(batch) for _, batch in self._batches]),
+            "places": torch.tensor(places),
+            **{f"s{number}": torch.cat(scale) for number, scale in enumerate(scales, start=1)},
+        }
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what :meth:`tensors` took; what was remembered before is forgotten."""
+        self._batches.clear()
+        if not tensors:
+            return
+        sizes = tensors["sizes"].tolist()
+        places = [(exam, index) for exam, index in tensors["places"].tolist()]
+        scales = [tensors[f"s{number}"].split(sizes) for number in range(1, len(tensors) - 1)]
+        start = 0
+        for size, *embeddings in zip(sizes, *scales, strict=True):
+            self._batches.append((embeddings, places[start : start + size]))
+            start += size
 
     def _weights(self) -> Tensor:
         """Of every embedding, oldest first; 0 where the same slice came again."""

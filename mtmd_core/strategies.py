@@ -60,8 +60,8 @@ STRATEGIES: dict[str, Strategy] = {
 }
 """Strategies by the names that configuration and output files use; ``transfer_SITE`` is known for every site besides."""
 
-FEDERATED_STRATEGIES = ("individual", "shared", "dsl")
-"""What a federation can train with."""
+FEDERATED_STRATEGIES = tuple(STRATEGIES)
+"""What a federation can train with: all but a transfer, which is a run of its own at one site after another."""
 
 TRANSFERS = "transfer"
 """In a study's list of strategies: a transfer from every site."""

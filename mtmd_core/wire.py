@@ -6,7 +6,8 @@ Nothing here knows Flower; both rooms put these plain values into Flower's recor
 kind      server → site                           site → server
 ========  ======================================  ================================================
 QUERY     –                                       facts: :class:`SiteFacts`
-TRAIN     plan: :class:`RoundPlan`, shared        receipt, :class:`Contribution`, metrics
+TRAIN     plan: :class:`RoundPlan`, shared,       receipt, :class:`Contribution`, metrics,
+          and by strategy those of :class:`Terms`  prototypes (where there are some)
 EVALUATE  plan: :class:`RoundPlan`, shared        receipt, metrics
 FAREWELL  farewell: exit_code                     –
 ========  ======================================  ================================================
@@ -30,11 +31,12 @@ EVALUATE = "evaluate"
 FAREWELL = "query.farewell"
 
 PLAN, SHARED, METRICS, RECEIPT, FACTS, GOODBYE = "plan", "shared", "metrics", "receipt", "facts", "farewell"
-"""Names of the records in a message."""
+CONTRAST, PRIOR, PRIOR_SHARED, PROTOTYPES = "contrast", "prior", "prior_shared", "prototypes"
+"""Names of the records in a message; other sites' prototypes come as ``prototypes.0``, ``prototypes.1`` and so on."""
 UPDATE, GRADIENT = "update", "gradient"
 """What a site's contribution may be besides ``SHARED``: names of records too."""
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Raised whenever the records change; a site refuses a server of another protocol."""
 
 Scalar = bool | int | float | str
@@ -110,6 +112,60 @@ class RoundPlan:
 
 
 @dataclass(frozen=True)
+class ContrastPlan:
+    """How a site holds its embeddings against prototypes in a TRAIN visit, and which it may send.
+
+    ``single_scale``: the bottleneck alone (SSC) instead of nine scales (MSC). ``first_order`` and ``own_batch`` are
+    ablations. ``by_size``: whether domains weigh by their slices. A site sends prototypes of ``minimum_exams`` and
+    ``minimum_slices`` at least, no exam counting for more than ``slices_per_exam`` of its slices (0: no limit), from a full
+    pass over its slices where a round has ``full_pass_steps`` at least.
+    """
+
+    weight: float
+    temperature: float
+    single_scale: bool
+    first_order: bool
+    own_batch: bool
+    by_size: bool
+    minimum_exams: int
+    minimum_slices: int
+    slices_per_exam: int
+    full_pass_steps: int
+
+
+@dataclass(frozen=True)
+class PriorPlan:
+    """Which auto-encoder a site holds its predictions against in a TRAIN visit: that of ``round`` of the run ``run``.
+
+    ``width``, ``share`` and ``seed`` are those that it was trained with; ``weight`` is λ3.
+    """
+
+    weight: float
+    run: str
+    round: int
+    width: int
+    share: int
+    seed: int
+
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a TRAIN visit brings beside plan and parameters, by strategy.
+
+    ``others``: prototypes of other sites, without their names; ``prior_shared``: the shared parameters of the trained
+    auto-encoder, which a site needs once.
+    """
+
+    contrast: ContrastPlan | None = None
+    others: tuple[Arrays, ...] = ()
+    prior: PriorPlan | None = None
+    prior_shared: Arrays | None = None
+
+
+@dataclass(frozen=True)
 class Receipt:
     """Which visit a reply answers."""
 
@@ -130,7 +186,7 @@ class Contribution:
     arrays: Mapping[str, np.ndarray]
 
 
-def to_record(content: SiteFacts | RoundPlan | Receipt) -> dict[str, Scalar]:
+def to_record(content: SiteFacts | RoundPlan | ContrastPlan | PriorPlan | Receipt) -> dict[str, Scalar]:
     """A dataclass as a flat record."""
     return asdict(content)
 

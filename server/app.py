@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from mtmd_core.config import RunConfig, load_config
 from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError, MtmdError, RunFailedError
 from mtmd_core.scores import summarise_run
+from mtmd_core.wire import SiteFacts
 
 from .fleet import Fleet
 from .flower_internals import shorten_waits
+from .phases import autoencoder_phase
 from .plans import Plans, pack
 from .run_store import Checkpoint, RunStore
 from .strategy import DomainStrategy, Metrics, OnRound
@@ -60,8 +63,9 @@ def coordinate(
     store: RunStore,
     on_round: OnRound = lambda *_: None,
     build_plans: type[Plans] = Plans,
+    on_autoencoder_round: OnRound = lambda *_: None,
 ) -> Outcome:
-    """Run a federation from roll call to farewell.
+    """Run a federation from roll call to farewell: where the strategy has a prior, its auto-encoder first.
 
     Raises:
         UnreachableError: if the sites do not come.
@@ -82,20 +86,41 @@ def coordinate(
         if known is not None and structures != known:
             raise RunFailedError(f"the run began with sites and structures {known}, these are {structures}.")
         store.remember_sites(structures)
-        plans = build_plans(store.name, config, sites)
-        strategy = DomainStrategy(plans, store, fleet, on_round)
-        strategy.start(
-            fleet,
-            initial_arrays=pack(strategy.shared),
-            num_rounds=federation.rounds - strategy.finished,
-            timeout=federation.round_timeout_seconds,
-            train_config=ConfigRecord(),
-        )
-        metrics, checkpoint = strategy.conclude()
+        prior = _train_autoencoder(config, sites, store, fleet, on_autoencoder_round)
+        plans = build_plans(store.name, config, sites, prior=prior)
+        metrics, checkpoint = _train(plans, store, fleet, on_round).conclude()
         exit_code = 0
         return Outcome(metrics, checkpoint, plans)
     finally:
         fleet.farewell(exit_code)
+
+
+def _train_autoencoder(
+    config: RunConfig, sites: Mapping[str, SiteFacts], store: RunStore, fleet: Fleet, on_round: OnRound
+) -> Checkpoint | None:
+    """The shared parameters of the auto-encoder of the best round; None where the strategy has no prior."""
+    phase = autoencoder_phase(config)
+    if phase is None:
+        return None
+    own = store.phase(phase.part, phase.rounds)
+    chosen = own.chosen()
+    if chosen is None:
+        _, chosen = _train(Plans(store.name, config, sites, phase), own, fleet, on_round).choose()
+        own.choose(chosen)
+    return chosen
+
+
+def _train(plans: Plans, store: RunStore, fleet: Fleet, on_round: OnRound) -> DomainStrategy:
+    """All rounds of one phase that are still to come."""
+    strategy = DomainStrategy(plans, store, fleet, on_round)
+    strategy.start(
+        fleet,
+        initial_arrays=pack(strategy.shared),
+        num_rounds=strategy.rounds - strategy.finished,
+        timeout=plans.config.federation.round_timeout_seconds,
+        train_config=ConfigRecord(),
+    )
+    return strategy
 
 
 def released_summary(metrics: Metrics) -> dict:

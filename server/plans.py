@@ -1,7 +1,7 @@
 """From the configuration of a run and the sites that came to what each of them is asked."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -12,27 +12,56 @@ from mtmd_core.networks.build import build_network
 from mtmd_core.parameters import partition, shapes, take
 from mtmd_core.strategies import Sharing, label_spaces, strategy_named
 from mtmd_core.update_encoding import FLOAT32
-from mtmd_core.wire import GRADIENT, PLAN, SHARED, UPDATE, RoundPlan, SiteFacts, array_shape, encode_array, to_record
+from mtmd_core.wire import (
+    CONTRAST,
+    GRADIENT,
+    PLAN,
+    PRIOR,
+    PRIOR_SHARED,
+    PROTOTYPES,
+    SHARED,
+    UPDATE,
+    PriorPlan,
+    RoundPlan,
+    SiteFacts,
+    array_shape,
+    encode_array,
+    to_record,
+)
 
 from .participation import training_sites
-from .run_store import Arrays
+from .phases import Phase, autoencoder_phase, segmentation_phase
+from .run_store import Arrays, Checkpoint
 
 
 class Plans:
     """What the coordinator knows of a run before it begins.
 
     ``expected``: dtype and shape of every shared parameter; ``initial``: their first values; ``statistics``: names of those that
-    are running statistics; ``contribution``: the record in which sites bring what training made of them.
+    are running statistics; ``contribution``: the record in which sites bring what training made of them. ``run`` is what the
+    sites know this phase by.
 
     Args:
         run: name of the run.
         config: of the run.
         sites: what the sites said at roll call.
+        phase: of the run; its segmentation if none is given.
+        prior: the auto-encoder that segmentation is held against, as its phase ended.
     """
 
-    def __init__(self, run: str, config: RunConfig, sites: Mapping[str, SiteFacts]) -> None:
-        self.run = run
+    def __init__(
+        self,
+        run: str,
+        config: RunConfig,
+        sites: Mapping[str, SiteFacts],
+        phase: Phase | None = None,
+        prior: Checkpoint | None = None,
+    ) -> None:
+        self.phase = segmentation_phase(config) if phase is None else phase
+        self.run = self.phase.run(run)
         self.config = config
+        self.prior = prior
+        self.prior_plan = None if prior is None else self._prior_plan(run, config, len(sites), prior.round)
         self.sharing = strategy_named(config.strategy).sharing
         self.sites = sorted(sites)
         self._training = sites_a_round(len(sites), config.federation.participation)
@@ -41,15 +70,15 @@ class Plans:
                 f"federation.quorum is {config.federation.quorum}, but {self._training} sites take part in a round: it can be "
                 f"{self._training} at most."
             )
-        if config.federation.rounds * self._training < len(sites):
+        if self.phase.rounds * self._training < len(sites):
             raise ConfigurationError(
-                f"federation.rounds is {config.federation.rounds} with {self._training} of {len(sites)} sites in each: "
+                f"{self.phase.rounds_word} is {self.phase.rounds} with {self._training} of {len(sites)} sites in each: "
                 "some would never train. Give more rounds or more federation.participation."
             )
         self.spaces = label_spaces(self.sharing, {site: facts.structures for site, facts in sites.items()})
         alone = self.sharing is Sharing.NOTHING
-        self.share = share_of_batch(config.training.batch_size, 1 if alone else len(sites))
-        network = build_network(config.network, self._known_domains(), config.seed)
+        self.share = share_of_batch(self.phase.batch_size, 1 if alone else len(sites), self.phase.batch_word)
+        network = build_network(self.phase.network, self._known_domains(), self.phase.seed)
         network.to(getattr(torch, config.training.dtype))
         names = partition(network, self.sharing).shared
         self.statistics = frozenset(name for name, _ in network.named_buffers() if name in names)
@@ -88,23 +117,41 @@ class Plans:
         plan = self.plan(site, round_, best_round, validate, test)
         return RecordDict({PLAN: ConfigRecord(to_record(plan)), SHARED: shared})
 
+    def terms(self, others: Sequence[Arrays], with_prior: bool) -> RecordDict:
+        """The further records of a TRAIN message: what the phase's loss has beside cross-entropy.
+
+        Args:
+            others: prototypes of the other sites.
+            with_prior: whether to send the auto-encoder itself too.
+        """
+        content = RecordDict()
+        if self.phase.contrast is not None:
+            content[CONTRAST] = ConfigRecord(to_record(self.phase.contrast))
+            for number, arrays in enumerate(others):
+                content[f"{PROTOTYPES}.{number}"] = pack(arrays)
+        if self.prior_plan is not None:
+            content[PRIOR] = ConfigRecord(to_record(self.prior_plan))
+            if with_prior:
+                content[PRIOR_SHARED] = pack(self.prior.shared)
+        return content
+
     def plan(self, site: str, round_: int, best_round: int, validate: bool = False, test: bool = False) -> RoundPlan:
         """What one site is asked in one visit."""
-        config, space = self.config, self.spaces[site]
+        config, space, network = self.config, self.spaces[site], self.phase.network
         return RoundPlan(
             run=self.run,
             round=round_,
             strategy=config.strategy,
-            network=config.network.name,
-            width=config.network.width,
-            encoder_weights=config.network.encoder_weights,
+            network=network.name,
+            width=network.width,
+            encoder_weights=network.encoder_weights,
             slice_size=config.data.slice_size,
             slice_axis=config.data.slice_axis,
             fold=config.fold,
-            seed=config.seed,
+            seed=self.phase.seed,
             local_steps=config.federation.local_steps,
             share=self.share,
-            learning_rate=config.training.learning_rate,
+            learning_rate=self.phase.learning_rate,
             augment=config.training.augment,
             autocast=config.training.autocast,
             calibration_batches=config.federation.calibration_batches,
@@ -120,6 +167,18 @@ class Plans:
             update_encoding=config.federation.update_encoding,
             tell_slices=config.federation.site_weights == "slices",
             lockstep_weight=1.0 / len(self.sites) if config.federation.lockstep else 0.0,
+        )
+
+    @staticmethod
+    def _prior_plan(run: str, config: RunConfig, sites: int, round_: int) -> PriorPlan:
+        phase = autoencoder_phase(config)
+        return PriorPlan(
+            weight=config.loss.prior_weight,
+            run=phase.run(run),
+            round=round_,
+            width=phase.network.width,
+            share=share_of_batch(phase.batch_size, sites, phase.batch_word),
+            seed=phase.seed,
         )
 
     def _known_domains(self) -> dict[str, int]:

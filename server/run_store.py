@@ -4,6 +4,7 @@ import json
 import logging
 import uuid
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtmd_core.config import RunConfig, decisive_words, load_config, save_config
+from mtmd_core.config import AUTOENCODER, RunConfig, decisive_words, load_config, save_config
 from mtmd_core.durable import write_json, write_text
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.tensor_files import DamagedFileError, load_tensors, save_tensors
@@ -21,22 +22,37 @@ log = logging.getLogger(__name__)
 Arrays = dict[str, np.ndarray]
 OPTIMISER = "optimiser/"
 """Begins the names of the server optimiser's state in a checkpoint; no parameter's name has a slash."""
+PROTOTYPES = "prototypes/"
+"""Begins the names of prototypes in a checkpoint: ``prototypes/<site>/<array>``."""
+PARTS = (AUTOENCODER,)
+"""Phases with files of their own, beside the run's last."""
+
+
+@dataclass(frozen=True)
+class Shelved:
+    """A site's last prototypes, and the round at whose end it made them."""
+
+    round: int
+    arrays: Arrays
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Shared parameters at the end of a round, and the server optimiser's state where the run goes on from it."""
+    """Shared parameters at the end of a round; where the run goes on from it, the server optimiser's state and the prototypes of
+    all sites as they were known then, too."""
 
     round: int
     shared: Arrays
     optimiser: Mapping[str, Tensor] = field(default_factory=dict)
+    prototypes: Mapping[str, Shelved] = field(default_factory=dict)
 
 
 class RunStore:
     """The files of one run in one folder.
 
     ``config.yaml`` (resolved), ``run.json`` (its name), ``round_metrics.jsonl`` (a line a site and round),
-    ``checkpoints/last.safetensors`` and ``…/best.safetensors``, ``progress.json``, and in the end ``summary.json``.
+    ``checkpoints/last.safetensors`` and ``…/best.safetensors``, ``progress.json``, and in the end ``summary.json``. A phase
+    before has files of its own beside them, such as ``checkpoints/autoencoder_last.safetensors``.
 
     Args:
         folder: of the run; made if it is not there.
@@ -48,8 +64,21 @@ class RunStore:
         self.folder = folder
         self.config = config
         self.every_round = every_round
+        self.rounds = config.federation.rounds
+        self._part = ""
         folder.mkdir(parents=True, exist_ok=True)
         self.name = self._continued() or self._begun()
+
+    def phase(self, part: str, rounds: int) -> "RunStore":
+        """The same run's store of one of its phases: metrics and checkpoints go into files of their own.
+
+        Args:
+            part: name of the phase; one of :data:`PARTS`.
+            rounds: how many it has.
+        """
+        store = copy(self)
+        store._part, store.rounds = part, rounds
+        return store
 
     def sites(self) -> dict[str, int] | None:
         """The sites of this run and their numbers of structures, if it ever had all of them."""
@@ -61,11 +90,10 @@ class RunStore:
 
     def progress(self, phase: str, round_: int, message: str, sites: Sequence[str] = ()) -> None:
         """Say how far the run is."""
-        rounds = self.config.federation.rounds
         content = {
             "phase": phase,
             "round": round_,
-            "rounds": rounds,
+            "rounds": self.rounds,
             "sites": list(sites),
             "message": message,
         }
@@ -89,18 +117,24 @@ class RunStore:
                     log.warning("a line of %s was cut short and is left out", self._metrics_file.name)
         return lines
 
-    def save_last(self, round_: int, shared: Arrays, optimiser: Mapping[str, Tensor] | None = None) -> None:
-        """Keep the shared parameters that a round ended with, and beside them the server optimiser's state."""
-        if self.every_round or round_ == self.config.federation.rounds:
+    def save_last(
+        self,
+        round_: int,
+        shared: Arrays,
+        optimiser: Mapping[str, Tensor] | None = None,
+        prototypes: Mapping[str, Shelved] | None = None,
+    ) -> None:
+        """Keep the shared parameters that a round ended with, the server optimiser's state and the prototypes that are known."""
+        if self.every_round or round_ == self.rounds:
             last = self._checkpoint_file("last")
             if last.is_file():
                 last.replace(self._checkpoint_file("previous"))  # for the case that the new one is damaged
-            self._save("last", round_, shared, optimiser)
+            self._save("last", Checkpoint(round_, shared, optimiser or {}, prototypes or {}))
 
     def save_best(self, round_: int, shared: Arrays) -> None:
         """Keep the shared parameters of the best round so far."""
         if self.every_round:
-            self._save("best", round_, shared)
+            self._save("best", Checkpoint(round_, shared))
 
     def last(self) -> Checkpoint | None:
         """Where the run stopped, if it did; metrics of later rounds are dropped, for these rounds come again.
@@ -118,18 +152,31 @@ class RunStore:
         """The best round so far."""
         return self._load("best")
 
-    def finish(self, summary: Mapping[str, object], checkpoint: Checkpoint) -> None:
-        """Write the run's summary and the chosen parameters; the next run in this folder is a new one."""
-        self._save("chosen", checkpoint.round, checkpoint.shared)
-        write_json(self.folder / "summary.json", summary)
+    def choose(self, checkpoint: Checkpoint) -> None:
+        """Keep the parameters that the phase ends with."""
+        self._save("chosen", checkpoint)
+
+    def chosen(self) -> Checkpoint | None:
+        """What the phase ended with, if it has."""
+        return self._load("chosen")
+
+    def finish(self, summary: Mapping[str, object] | None, checkpoint: Checkpoint) -> None:
+        """Write the chosen parameters, and the run's summary if there is one; the next run in this folder is a new one."""
+        self.choose(checkpoint)
+        if summary is not None:
+            write_json(self.folder / "summary.json", summary)
         write_json(self.folder / "run.json", self._facts() | {"finished": True})
 
     @property
     def _metrics_file(self) -> Path:
-        return self.folder / "round_metrics.jsonl"
+        return self.folder / f"{self._prefix}round_metrics.jsonl"
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self._part}_" if self._part else ""
 
     def _checkpoint_file(self, which: str) -> Path:
-        return self.folder / "checkpoints" / f"{which}.safetensors"
+        return self.folder / "checkpoints" / f"{self._prefix}{which}.safetensors"
 
     def _facts(self) -> dict:
         try:
@@ -152,7 +199,7 @@ class RunStore:
             )
         except ConfigurationError:
             return None
-        if changed and self._checkpoint_file("last").is_file():
+        if changed and any(part._checkpoint_file("last").is_file() for part in self._parts()):
             words = ", ".join(sorted({word for word, _ in changed}))
             raise ConfigurationError(
                 f"{self.folder} holds a run that is not finished, of another configuration ({words}): give the same words "
@@ -162,19 +209,30 @@ class RunStore:
 
     def _begun(self) -> str:
         """A new run: nothing of an older one in this folder may be taken for its own."""
-        for old in ("round_metrics.jsonl", "summary.json"):
-            (self.folder / old).unlink(missing_ok=True)
-        for which in ("last", "previous", "best", "chosen"):
-            self._checkpoint_file(which).unlink(missing_ok=True)
+        (self.folder / "summary.json").unlink(missing_ok=True)
+        for part in self._parts():
+            part._metrics_file.unlink(missing_ok=True)
+            for which in ("last", "previous", "best", "chosen"):
+                part._checkpoint_file(which).unlink(missing_ok=True)
         name = uuid.uuid4().hex[:12]
         save_config(self.config, self.folder / "config.yaml")
         write_json(self.folder / "run.json", {"name": name, "finished": False})
         return name
 
-    def _save(self, which: str, round_: int, shared: Arrays, optimiser: Mapping[str, Tensor] | None = None) -> None:
-        tensors = {name: torch.from_numpy(np.array(array)) for name, array in shared.items()}
-        tensors |= {f"{OPTIMISER}{name}": tensor for name, tensor in (optimiser or {}).items()}
-        save_tensors(self._checkpoint_file(which), tensors, {"run": self.name, "round": round_})
+    def _parts(self) -> list["RunStore"]:
+        return [self, *(self.phase(part, self.rounds) for part in PARTS)]
+
+    def _save(self, which: str, checkpoint: Checkpoint) -> None:
+        arrays = checkpoint.shared | {
+            f"{PROTOTYPES}{site}/{name}": array
+            for site, kept in checkpoint.prototypes.items()
+            for name, array in kept.arrays.items()
+        }
+        tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+        tensors |= {f"{OPTIMISER}{name}": tensor for name, tensor in checkpoint.optimiser.items()}
+        facts = {"run": self.name, "round": checkpoint.round}
+        facts["prototypes"] = {site: kept.round for site, kept in checkpoint.prototypes.items()}
+        save_tensors(self._checkpoint_file(which), tensors, facts)
 
     def _load(self, which: str) -> Checkpoint | None:
         path = self._checkpoint_file(which)
@@ -187,8 +245,13 @@ class RunStore:
             return None
         if facts["run"] != self.name:
             return None
-        shared = {name: tensor.numpy() for name, tensor in tensors.items() if not name.startswith(OPTIMISER)}
-        optimiser = {
-            name.removeprefix(OPTIMISER): tensor for name, tensor in tensors.items() if name.startswith(OPTIMISER)
-        }
-        return Checkpoint(facts["round"], shared, optimiser)
+        shared = {n: tensor.numpy() for n, tensor in tensors.items() if not n.startswith((OPTIMISER, PROTOTYPES))}
+        prototypes = {}
+        for site, round_ in facts.get("prototypes", {}).items():
+            own = _beginning_with(f"{PROTOTYPES}{site}/", tensors)
+            prototypes[site] = Shelved(round_, {name: tensor.numpy() for name, tensor in own.items()})
+        return Checkpoint(facts["round"], shared, _beginning_with(OPTIMISER, tensors), prototypes)
+
+
+def _beginning_with(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -76,12 +76,15 @@ class ServerOptimiser:
             load_optimiser_tensors(self._parameters, self._optimiser, state)
 
 
-def build_server_optimiser(config: RunConfig, shared: Arrays, statistics: Collection[str]) -> ServerOptimiser:
-    """The configured optimiser; in lock-step that of training itself."""
+def build_server_optimiser(
+    config: RunConfig, shared: Arrays, statistics: Collection[str], learning_rate: float | None = None
+) -> ServerOptimiser:
+    """The configured optimiser; in lock-step that of training itself, at its rate unless another phase has one of its own."""
     training = config.training
+    rate = training.learning_rate if learning_rate is None else learning_rate
     if config.federation.lockstep:
         return ServerOptimiser(
-            lambda parameters: build_optimiser(parameters, training.learning_rate, training.optimiser),
+            lambda parameters: build_optimiser(parameters, rate, training.optimiser),
             shared,
             statistics,
         )

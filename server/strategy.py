@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Mapping
 from logging import getLogger
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 
 from mtmd_core.arrays import all_finite
@@ -16,6 +16,7 @@ from .fleet import Fleet
 from .gate import TRAINING_SLICES, Refusal, Reply, admit
 from .model_choice import VALIDATION_DICE, ModelChoice
 from .plans import Plans, pack
+from .prototype_shelf import PrototypeShelf
 from .run_store import Arrays, Checkpoint, RunStore
 from .server_optimiser import build_server_optimiser
 
@@ -46,14 +47,19 @@ class DomainStrategy(Strategy):
         self.store = store
         self.fleet = fleet
         self.on_round = on_round
-        self.rounds = plans.config.federation.rounds
+        self.rounds = plans.phase.rounds
         self.timeout = plans.config.federation.round_timeout_seconds
         self._by_slices = plans.config.federation.site_weights == "slices"
         self.choice = ModelChoice(apart=plans.sharing is Sharing.NOTHING)
         self.shared: Arrays = plans.initial
         self.best: Arrays = plans.initial
-        self.optimiser = build_server_optimiser(plans.config, plans.initial, plans.statistics)
+        self.optimiser = build_server_optimiser(
+            plans.config, plans.initial, plans.statistics, plans.phase.learning_rate
+        )
         self.finished = 0
+        self.shelf: PrototypeShelf | None = None
+        self._holders: set[str] = set()  # of the auto-encoder, as far as is known
+        self._brought: dict[str, int] = {}  # bytes of prototypes and auto-encoder to each site in this round
         self._resume()
         self._first = self.finished
 
@@ -72,7 +78,10 @@ class DomainStrategy(Strategy):
         """
         round_ = self._first + server_round
         training = self.plans.training_sites(round_)
-        self.store.progress("training", self.finished, f"round {round_} of {self.rounds}", training)
+        part = self.plans.phase.part
+        message = f"{part + ', ' if part else ''}round {round_} of {self.rounds}"
+        self.store.progress(part or "training", self.finished, message, training)
+        self._brought = {}
         due = self._is_due(round_)
         messages = self._messages(TRAIN, dict.fromkeys(training, round_), arrays, validate=due)
         if due:
@@ -95,6 +104,7 @@ class DomainStrategy(Strategy):
         round_ = self._first + server_round
         training, replies = self.plans.training_sites(round_), list(replies)
         admitted, mean = self._average(self._from(training, replies), dict.fromkeys(training, round_))
+        self._note_terms(round_, training, admitted)
         asked = dict.fromkeys(self._measuring(round_) if self._is_due(round_) else (), round_ - 1)
         admitted += self._admit(self._from(asked, replies), asked, None, quorum=0)
         admitted.sort(key=lambda reply: reply.site)
@@ -118,18 +128,36 @@ class DomainStrategy(Strategy):
         """Nobody was asked."""
 
     def conclude(self) -> tuple[Metrics, Checkpoint]:
-        """After the last round: measure its model too, choose the best round and test it at every site.
+        """After the last round: choose the best one and test it at every site.
 
         Returns:
             What the sites released of their test scores, and the chosen parameters.
+        """
+        chosen, checkpoint = self.choose()
+        self.store.progress("evaluation", self.finished, f"testing round {checkpoint.round}", self.plans.sites)
+        return self._evaluate(chosen, checkpoint.shared, test=True), checkpoint
+
+    def choose(self) -> tuple[dict[str, int], Checkpoint]:
+        """After the last round: measure its model too and choose the best round.
+
+        Returns:
+            Each site's round, and the shared parameters of the chosen one.
         """
         sites, last = self.plans.sites, self.finished
         self.store.progress("evaluation", last, "validating the last round", sites)
         self._note_validation(last, self._evaluate(dict.fromkeys(sites, last), self.shared, validate=True))
         chosen = {site: self.choice.best_round(site) or last for site in sites}
         shared = self.shared if chosen == dict.fromkeys(sites, last) else self.best
-        self.store.progress("evaluation", last, f"testing round {max(chosen.values())}", sites)
-        return self._evaluate(chosen, shared, test=True), Checkpoint(max(chosen.values()), shared)
+        return chosen, Checkpoint(max(chosen.values()), shared)
+
+    def _note_terms(self, round_: int, training: Collection[str], admitted: list[Reply]) -> None:
+        """Who of the sites that trained certainly holds the auto-encoder now, and whose prototypes came."""
+        self._holders = self._holders.difference(training) | {reply.site for reply in admitted}
+        for reply in admitted:
+            if reply.prototypes is not None:
+                self.shelf.put(reply.site, round_, reply.prototypes)
+            elif reply.prototype_refusal is not None:
+                log.warning("the prototypes of %s are left out: %s", reply.site, reply.prototype_refusal)
 
     def _average(self, replies: list[Message], rounds: Mapping[str, int]) -> tuple[list[Reply], Arrays]:
         """The replies that are fit to use and the average of what they bring, weighted as configured.
@@ -152,16 +180,20 @@ class DomainStrategy(Strategy):
         return {reply.site: reply.metrics for reply in replies}
 
     def _messages(self, kind: str, rounds: Mapping[str, int], shared: ArrayRecord, **purpose: bool) -> list[Message]:
-        return [
-            Message(
-                self.plans.content(site, round_, shared, self.choice.best_round(site), **purpose),
-                self.fleet.node_of(site),
-                kind,
-                ttl=self.timeout,
-                group_id=str(round_),
-            )
-            for site, round_ in rounds.items()
-        ]
+        messages = []
+        for site, round_ in rounds.items():
+            content = self.plans.content(site, round_, shared, self.choice.best_round(site), **purpose)
+            if kind == TRAIN:
+                self._add_terms(content, site, round_)
+            messages.append(Message(content, self.fleet.node_of(site), kind, ttl=self.timeout, group_id=str(round_)))
+        return messages
+
+    def _add_terms(self, content: RecordDict, site: str, round_: int) -> None:
+        others = [] if self.shelf is None else self.shelf.others(site, round_)
+        terms = self.plans.terms(others, with_prior=site not in self._holders)
+        self._brought[site] = sum(len(a.data) for record in terms.array_records.values() for a in record.values())
+        for name, record in terms.items():
+            content[name] = record
 
     def _admit(
         self,
@@ -185,6 +217,7 @@ class DomainStrategy(Strategy):
                 self.plans.contribution,
                 self.plans.config.federation.update_encoding,
                 self._by_slices,
+                self.shelf,
             )
         admitted = [verdict for verdict in verdicts.values() if isinstance(verdict, Reply)]
         refused = [verdict for verdict in verdicts.values() if isinstance(verdict, Refusal)]
@@ -214,16 +247,21 @@ class DomainStrategy(Strategy):
                     **({"validated_round": self.finished - 1} if VALIDATION_DICE in reply.metrics else {}),
                     "round": self.finished,
                     "site": reply.site,
-                    "bytes_to_site": sent,
+                    "bytes_to_site": sent + self._brought.get(reply.site, 0),
                     "bytes_from_site": reply.bytes,
+                    **({} if self.shelf is None else {"prototype_bytes_from_site": reply.prototype_bytes}),
                 }
                 for reply in replies
             ]
         )
-        self.store.save_last(self.finished, self.shared, self.optimiser.state())
+        prototypes = {} if self.shelf is None else self.shelf.shelved
+        self.store.save_last(self.finished, self.shared, self.optimiser.state(), prototypes)
 
     def _resume(self) -> None:
         last, best = self.store.last(), self.store.best()
+        phase, age = self.plans.phase, self.plans.config.prototypes.maximum_age_rounds
+        if phase.contrast is not None:
+            self.shelf = PrototypeShelf(phase.network, phase.contrast, age, last.prototypes if last else {})
         if last is None:
             return
         self.finished, self.shared = last.round, last.shared

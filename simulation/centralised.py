@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mtmd_core.config import NetworkConfig, RunConfig
+from mtmd_core.config import AUTOENCODER, NetworkConfig, RunConfig
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.data.split import Split
 from mtmd_core.devices import choose_device
@@ -25,8 +25,6 @@ from mtmd_core.transfer import transfer_weights
 from .fit import Trainee, fit, forget_checkpoints, forget_unfinished_lines
 from .pool import Pool
 from .progress import RunDisplay
-
-AUTOENCODER = "autoencoder"
 
 
 def run_centralised(

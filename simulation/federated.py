@@ -1,7 +1,12 @@
-"""A federation in one process: the deployed ServerApp strategy and ClientApp, without a network."""
+"""A federation in one process: the deployed ServerApp strategy and ClientApp, without a network.
+
+It can be stopped anywhere and goes on from its last finished round, as a deployed one does: coordinator and sites keep their
+state in the run's folder until it is done.
+"""
 
 import logging
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +14,7 @@ from client.app import build_client_app
 from client.ledger import Ledger
 from client.outbox import Outbox
 from client.site import Site
-from client.site_state import MemoryState
+from client.site_state import DiskState
 from mtmd_core.arrays import keep_memory
 from mtmd_core.config import RunConfig, share_of_batch, sites_a_round
 from mtmd_core.data.site_data import SiteData
@@ -21,10 +26,15 @@ from mtmd_core.scores import summarise_run
 from mtmd_core.strategies import Sharing, strategy_named
 from server.app import Outcome, coordinate
 from server.participation import training_sites
+from server.phases import Phase, autoencoder_phase, segmentation_phase
 from server.run_store import RunStore
+from server.strategy import Metrics, OnRound
 
 from .grid import InProcessGrid
 from .progress import RunDisplay
+
+MEMORY = "sites"
+"""Folder of what sites remember while a run goes on."""
 
 
 def run_federated(
@@ -34,7 +44,6 @@ def run_federated(
     logging.getLogger("flwr").setLevel(logging.WARNING)
     keep_memory()
     members = {name: build_site(config, data, folder, display) for name, data in sites.items()}
-    display.stage(f"round 1/{config.federation.rounds}")
     outcome = federate(config, members, folder, display)
     for name, site in members.items():
         save_model(folder / "models" / f"{name}.safetensors", site.learner.network, site.learner.card)
@@ -46,18 +55,23 @@ def run_federated(
 
 
 def total_local_steps(config: RunConfig, sites: Mapping[str, SiteData]) -> int:
-    """Training steps of all sites in all rounds."""
+    """Training steps of all sites in all rounds of all phases."""
+    phases = [phase for phase in (autoencoder_phase(config), segmentation_phase(config)) if phase is not None]
+    return sum(_local_steps(config, phase, sites) for phase in phases)
+
+
+def _local_steps(config: RunConfig, phase: Phase, sites: Mapping[str, SiteData]) -> int:
     federation = config.federation
     alone = strategy_named(config.strategy).sharing is Sharing.NOTHING
-    share = share_of_batch(config.training.batch_size, 1 if alone else len(sites))
+    share = share_of_batch(phase.batch_size, 1 if alone else len(sites), phase.batch_word)
     steps = {
         site: (federation.local_epochs or 0) * math.ceil(_training_slices(data, config.fold) / share)
         or federation.local_steps
         for site, data in sites.items()
     }
     count, names = sites_a_round(len(sites), federation.participation), sorted(sites)
-    rounds = (training_sites(names, count, number, config.seed) for number in range(1, federation.rounds + 1))
-    return sum(steps[site] for members in rounds for site in members)
+    members = (training_sites(names, count, number, config.seed) for number in range(1, phase.rounds + 1))
+    return sum(steps[site] for each in members for site in each)
 
 
 def _training_slices(data: SiteData, fold: int) -> int:
@@ -66,27 +80,37 @@ def _training_slices(data: SiteData, fold: int) -> int:
 
 def federate(config: RunConfig, members: dict[str, Site], folder: Path, display: RunDisplay) -> Outcome:
     """Rounds over sites that are ready."""
-    rounds = config.federation.rounds
-
-    def on_round(round_: int, metrics: dict) -> None:
-        display.scores(f"round {round_}/{rounds}", metrics)
-        display.stage(f"round {min(round_ + 1, rounds)}/{rounds}")
-
-    store = RunStore(folder, config, every_round=False)
+    federation = config.federation
+    store = RunStore(folder, config, every_round=True)
     grid = InProcessGrid({name: build_client_app(site) for name, site in members.items()})
-    outcome = coordinate(grid, config, store, on_round)
-    store.finish({}, outcome.checkpoint)
+    outcome = coordinate(
+        grid,
+        config,
+        store,
+        on_round=_shown(display, "round", federation.rounds),
+        on_autoencoder_round=_shown(display, "auto-encoder, round", federation.autoencoder_rounds),
+    )
+    store.finish(None, outcome.checkpoint)
+    shutil.rmtree(folder / MEMORY, ignore_errors=True)
     return outcome
 
 
+def _shown(display: RunDisplay, title: str, rounds: int) -> OnRound:
+    def on_round(round_: int, metrics: Metrics) -> None:
+        display.scores(f"{title} {round_}/{rounds}", metrics)
+        display.stage(f"{title} {min(round_ + 1, rounds)}/{rounds}")
+
+    return on_round
+
+
 def build_site(config: RunConfig, data: SiteData, folder: Path, display: RunDisplay) -> Site:
-    """One site of the simulation, with its memory in this process."""
+    """One site of the simulation, with its memory in the run's folder."""
     ledger = Ledger(folder / "ledgers" / f"{data.site}.jsonl") if config.federation.ledger else None
     return Site(
         name=data.site,
         structures=len(data.structures),
         load_data=lambda size, axis: data,
-        state=MemoryState(),
+        state=DiskState(folder / MEMORY / data.site),
         outbox=Outbox(config.federation.release, ledger),
         device=choose_device(config.device),
         lockstep=True,

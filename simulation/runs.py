@@ -34,12 +34,9 @@ def run(config: RunConfig, sites: dict[str, SiteData], folder: Path, console: Co
         return saved
     save_config(config, folder / CONFIG)
     if config.mode == "federated":
-        from .federated import (
-            run_federated,
-            total_local_steps,
-        )  # Flower is slow to import, and runs on pooled data do without
+        from . import federated  # Flower is slow to import, and runs on pooled data do without
 
-        train, steps = run_federated, total_local_steps(config, sites)
+        train, steps = federated.run_federated, federated.total_local_steps(config, sites)
     else:
         train, steps = run_centralised, total_steps(config, sites)
     with RunDisplay(steps, console) as display:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mtmd_core.prototypes import DomainMixture
+from mtmd_core.domain_mixture import DomainMixture
 
 
 class ContrastParts(NamedTuple):
@@ -27,7 +27,7 @@ def prototype_contrast(
     ``L(z) = −2 z·μ_k/τ + log Σ_m π_m E_m(z) + Σ_m π_m ν_m Ẽ_m(z)``
 
     with z as an anchor and as a positive of others (hence 2), as an anchor, and as a negative of all anchors; m runs over all
-    domains, k included. For :func:`mtmd_core.prototypes.log_exponential` it is the gradient of Eq. 5 over all slices of all
+    domains, k included. For :func:`mtmd_core.domain_mixture.log_exponential` it is the gradient of Eq. 5 over all slices of all
     domains, up to what a mixture of a few components cannot say. The value is that of Eq. 5, which is not L's: the mean of
     ``−z·μ_k/τ + log Σ_m π_m E_m(z)``.
 

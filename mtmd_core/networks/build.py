@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from mtmd_core.config import NETWORKS, NO_WEIGHTS, NetworkConfig
+from mtmd_core.config import AUTOENCODER, NETWORKS, NO_WEIGHTS, NetworkConfig
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.seeds import generator
 from mtmd_core.words import nearest
@@ -20,7 +20,7 @@ from .encoder_weights import read_encoder_weights
 from .inception_unet import InceptionUNet
 from .pretrained_unet import PretrainedUNet
 
-WITH_WIDTH: dict[str, type[nn.Module]] = {"att_unet": AttUNet, "autoencoder": Autoencoder}
+WITH_WIDTH: dict[str, type[nn.Module]] = {"att_unet": AttUNet, AUTOENCODER: Autoencoder}
 PRETRAINED: dict[str, type[PretrainedUNet]] = {
     "inception_unet": InceptionUNet,
     "dense_unet": DenseUNet,
@@ -61,6 +61,21 @@ def count_parameters(config: NetworkConfig) -> int:
     with torch.device("meta"):
         network = _uninitialised(config, {})
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def embedding_sizes(config: NetworkConfig) -> list[int]:
+    """Numbers of an embedding at each of the nine scales, without allocating any parameter.
+
+    >>> embedding_sizes(NetworkConfig("att_unet", 32))
+    [32, 64, 128, 256, 512, 256, 128, 64, 32]
+    """
+    with torch.device("meta"):
+        network = _uninitialised(config, {"one": 2})
+        if isinstance(network, Autoencoder):
+            output = network({"one": torch.empty(2, 2, 64, 64)}, embeddings=True)
+        else:
+            output = network(torch.empty(2, 1, 64, 64), {"one": 2}, embeddings=True)
+    return [scale.shape[1] for scale in output.embeddings]
 
 
 def _uninitialised(config: NetworkConfig, domains: Mapping[str, int]) -> nn.Module:

@@ -26,7 +26,7 @@ from mtmd_core.arrays import keep_memory
 from mtmd_core.config import FederationConfig, RunConfig
 from mtmd_core.parameters import partition, put, shapes, take
 from mtmd_core.strategies import Sharing
-from mtmd_core.wire import SHARED, Contribution, Receipt, RoundPlan, SiteFacts
+from mtmd_core.wire import SHARED, Contribution, Receipt, RoundPlan, SiteFacts, Terms
 from server.app import coordinate
 from server.plans import Plans
 from server.run_store import RunStore
@@ -63,18 +63,20 @@ class IdleSite:
         """One structure."""
         return SiteFacts(self.name, 1)
 
-    def train(self, plan: RoundPlan, shared: dict[str, np.ndarray]) -> tuple[Receipt, dict[str, float]]:
+    def train(self, plan: RoundPlan, shared: dict[str, np.ndarray], _terms: Terms) -> tuple[Receipt, dict, None]:
+        """Take over the shared parameters; there are no prototypes."""
+        return (*self.evaluate(plan, shared), None)
+
+    def evaluate(self, plan: RoundPlan, shared: dict[str, np.ndarray]) -> tuple[Receipt, dict[str, float]]:
         """Take over the shared parameters."""
         put(self.learner.network, self.learner.partition.shared, shared)
         return Receipt(plan.run, plan.round, self.name), {"loss": 0.0, "steps": 0}
-
-    evaluate = train
 
 
 class IdlePlans(Plans):
     """The plans of a run over the idle network instead of one of the paper's."""
 
-    def __init__(self, run: str, config: RunConfig, sites: dict[str, SiteFacts]) -> None:
+    def __init__(self, run: str, config: RunConfig, sites: dict[str, SiteFacts], prior: None) -> None:
         super().__init__(run, config, sites)
         learner = IdleLearner()
         self.expected = shapes(learner.network, learner.partition.shared)

@@ -17,6 +17,7 @@ from torch import Tensor
 from mtmd_core.config import RunConfig
 from mtmd_core.data.batches import SliceSource
 from mtmd_core.data.site_data import SiteData
+from mtmd_core.domain_mixture import DomainMixture, mix
 from mtmd_core.durable import write_json
 from mtmd_core.embedding_pass import embed_slices
 from mtmd_core.errors import ConfigurationError, DataError
@@ -25,8 +26,10 @@ from mtmd_core.losses.prototype_contrast import own_batch_contrast, prototype_co
 from mtmd_core.networks.build import build_network
 from mtmd_core.networks.output import NetworkOutput
 from mtmd_core.objectives import ContrastTerm, Segmentation
-from mtmd_core.prototypes import MINIMUM, DomainMixture, Prototype, mix, summarise, without_spread
+from mtmd_core.prototype_summary import summarise
+from mtmd_core.prototypes import MINIMUM, Prototype, without_spread
 from mtmd_core.recent_embeddings import RecentEmbeddings
+from mtmd_core.site_contrast import HALF_LIFE
 from mtmd_core.strategies import strategy_named
 from mtmd_core.training import build_optimiser, train
 
@@ -46,8 +49,6 @@ DEFAULT, NOT_REFRESHED, FIRST_ORDER, OWN_BATCH, MINIBATCH = (
 domain from the batch; and the paper's, Eq. 5 over the pooled mini-batch."""
 BATCHES = 8
 """Batches of each site that a cosine is averaged over, where it has as many."""
-HALF_LIFE = 1.0
-"""Of the own prototype's running averages, in batches: of 0.7 to 6 the best while a network changes fast, no worse later."""
 
 Embeddings = dict[str, list[Tensor]]
 """Domain → [n, E_s] at each scale."""

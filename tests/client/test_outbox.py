@@ -2,6 +2,8 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional as F
 
 from client.ledger import Ledger, verify
 from client.outbox import ForbiddenError, Outbox
@@ -9,6 +11,9 @@ from mtmd_core.evaluation import SiteScores
 from mtmd_core.metrics import Scores, SliceScores
 from mtmd_core.networks.att_unet import AttUNet
 from mtmd_core.parameters import partition, take
+from mtmd_core.prototype_arrays import to_arrays
+from mtmd_core.prototype_summary import summarise
+from mtmd_core.prototypes import LOCAL, MINIMUM, Minimum
 from mtmd_core.scores import METRICS_2D, METRICS_3D, summarise_site
 from mtmd_core.strategies import Sharing
 from mtmd_core.update_encoding import encode_update
@@ -140,3 +145,36 @@ def test_facts_are_a_name_and_a_number(ledger):
     content = Outbox("none", ledger).facts(SiteFacts("ankle", 3))
     assert dict(content["facts"]) == {"site": "ankle", "structures": 3, "protocol": PROTOCOL}
     assert noted(ledger) == ["facts/site", "facts/structures", "facts/protocol"]
+
+
+def prototypes(count: int = 60) -> dict[str, np.ndarray]:
+    random = torch.Generator().manual_seed(0)
+    scales = [F.normalize(1 + torch.randn(count, size, generator=random), dim=1) for size in (4, 16)]
+    return to_arrays([summarise(scale, torch.arange(count) % 4, minimum=LOCAL) for scale in scales])
+
+
+def test_prototypes_leave_as_they_are_and_are_noted_first(ledger):
+    content = Outbox("mean", ledger).trained(RECEIPT, {}, Contribution("shared", {}), PARTITION, prototypes())
+    assert set(content) == {"receipt", "metrics", "shared", "prototypes"}
+    for name, array in content["prototypes"].items():
+        np.testing.assert_array_equal(decode_array(array.data), prototypes()[name])
+    assert noted(ledger) == [f"prototypes/{name}" for name in prototypes()]
+    assert "prototypes" not in Outbox("mean").trained(RECEIPT, {}, Contribution("shared", {}), PARTITION)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "minimum", "reason"),
+    [
+        (prototypes(49), MINIMUM, "4 exams with 49 slices must not leave; 3 and 50 are the least"),
+        (prototypes(), Minimum(5, 50), "4 exams with 60 slices must not leave; 5 and 50"),
+        (prototypes(), Minimum(3, 61), "3 and 61 are the least"),
+        (prototypes() | {"counts": np.float32([np.nan, 4])}, MINIMUM, "must not leave"),
+        (prototypes() | {"s1/embeddings": np.zeros((60, 4), np.float32)}, MINIMUM, "unknown s1/embeddings"),
+        (prototypes() | {"s2/mean": np.zeros((60, 16), np.float32)}, MINIMUM, "is not"),
+        ({}, MINIMUM, "missing counts"),
+    ],
+)
+def test_what_tells_too_much_of_few_children_does_not_leave(arrays, minimum, reason, ledger):
+    with pytest.raises(ForbiddenError, match=reason):
+        Outbox("structure", ledger, minimum).trained(RECEIPT, COUNTS, Contribution("shared", {}), PARTITION, arrays)
+    assert noted(ledger) == []

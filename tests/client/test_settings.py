@@ -8,6 +8,7 @@ import yaml
 
 from client.settings import SiteSettings, differing, from_plain, load_settings, remember, require_server, to_plain
 from mtmd_core.errors import ConfigurationError
+from mtmd_core.prototypes import MINIMUM, Minimum
 from mtmd_core.settings import address, shipped_layer
 
 
@@ -63,6 +64,9 @@ def test_names_that_cannot_name_a_site(name: str, tmp_path: Path) -> None:
         ("strategies: [individual, sharde]", "strategies names 'sharde'; did you mean 'shared'"),
         ("strategies: dsl", "strategies is 'dsl'; it must be a list such as [individual, dsl]"),
         ("strategies: []", "strategies is []"),
+        ("minimum_exams: 2", "minimum_exams is 2; it must be a whole number of at least 3"),
+        ("minimum_slices: 49", "minimum_slices is 49; it must be a whole number of at least 50"),
+        ("slices_per_exam: 0", "slices_per_exam is 0"),
         ("poll_seconds: 0", "poll_seconds is 0"),
         ("connect_timeout_seconds: .inf", "connect_timeout_seconds is inf"),
         ("server: localhost", "HOST:PORT"),
@@ -160,3 +164,8 @@ def test_servers_that_a_site_may_not_talk_to(given: dict, message: str, tmp_path
 def test_servers_on_this_machine(host: str, tmp_path: Path) -> None:
     settings = load_settings("ankle", {"state": tmp_path, "server": f"{host}:80", "insecure": True})
     assert require_server(settings) == (host.strip("[]"), 80)
+
+
+def test_a_site_asks_for_as_many_exams_and_slices_as_every_prototype_must_have():
+    bare = SiteSettings(site="ankle", state=Path("sites/ankle"))
+    assert Minimum(bare.minimum_exams, bare.minimum_slices) == MINIMUM

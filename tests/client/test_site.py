@@ -8,6 +8,7 @@ import torch
 from tiny_sites import write_sites
 
 from client.outbox import Outbox
+from client.prior import MissingPriorError
 from client.settings import SiteSettings
 from client.site import RefusedPlanError, Site, open_site
 from client.site_state import MemoryState
@@ -16,7 +17,7 @@ from mtmd_core.errors import DataError, RunFailedError
 from mtmd_core.networks.build import build_network, count_parameters
 from mtmd_core.parameters import partition, take
 from mtmd_core.strategies import Sharing
-from mtmd_core.wire import RoundPlan
+from mtmd_core.wire import ContrastPlan, PriorPlan, RoundPlan, Terms
 
 PLAN = RoundPlan(
     run="run",
@@ -81,13 +82,49 @@ def test_a_plan_beyond_the_sites_own_limits_is_refused(site: Site, change: dict,
     assert site.learner is None
 
 
+CONTRAST = ContrastPlan(0.5, 0.1, False, False, False, False, 3, 50, 0, 100)
+PRIOR = PriorPlan(0.1, "run-autoencoder", 2, 4, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "terms", "text"),
+    [
+        ({}, Terms(contrast=CONTRAST), "brings a term 'contrast', which strategy 'dsl' has none of"),
+        ({}, Terms(prior=PRIOR), "brings a term 'prior', which strategy 'dsl' has none of"),
+        ({"network": "autoencoder"}, Terms(), "brings a term 'auto-encoder', which strategy 'dsl' has none of"),
+        ({"strategy": "dsl_mjap", "network": "autoencoder"}, Terms(prior=PRIOR), "brings a term 'prior'"),
+        ({"strategy": "dsl_mjap", "network": "autoencoder"}, Terms(contrast=CONTRAST), "brings a term 'contrast'"),
+        ({"strategy": "dsl_mjap"}, Terms(prior=replace(PRIOR, width=4096)), "max_parameters is 500000000"),
+        ({"strategy": "dsl_mjap"}, Terms(prior=replace(PRIOR, share=300)), "max_batch_size is 256"),
+        ({"strategy": "dsl_msc"}, Terms(contrast=CONTRAST), "takes part in individual, dsl, dsl_mjap"),
+    ],
+)
+def test_a_strategy_says_what_a_plan_may_bring(site: Site, change: dict, terms: Terms, text: str) -> None:
+    site.strategies = ("individual", "dsl", "dsl_mjap")
+    with pytest.raises(RefusedPlanError, match=text):
+        site.train(replace(PLAN, **change), shared(), terms)
+    assert site.learner is None
+
+
+def test_a_site_without_the_auto_encoder_says_so_and_one_that_missed_its_rounds_too(site: Site) -> None:
+    site.strategies = ("dsl_mjap",)
+    plan = replace(PLAN, strategy="dsl_mjap")
+    with pytest.raises(MissingPriorError, match="round 2 is not here"):
+        site.train(plan, shared(), Terms(prior=PRIOR))
+    network = build_network(NetworkConfig("autoencoder", 4), {}, seed=0)
+    parameters = take(network, partition(network, Sharing.CONVOLUTIONS).shared)
+    with pytest.raises(RunFailedError, match="no private parameters of round 2"):
+        site.train(plan, shared(), Terms(prior=PRIOR, prior_shared=parameters))
+
+
 def test_epochs_that_take_more_steps_than_a_site_allows_are_refused(site: Site) -> None:
     with pytest.raises(RefusedPlanError, match="asks for 120000, but this site's max_local_steps is 100000"):
         site.train(replace(PLAN, local_epochs=40_000, share=4), shared())
 
 
 def test_a_plan_within_them_is_carried_out(site: Site) -> None:
-    receipt, metrics = site.train(PLAN, shared())
+    receipt, metrics, prototypes = site.train(PLAN, shared())
+    assert prototypes is None
     assert (receipt.site, receipt.round, metrics["steps"]) == ("knee", 1, 1)
 
 

@@ -116,3 +116,24 @@ def test_a_runs_name_cannot_lead_out_of_the_sites_folder(disk, run):
         disk.newest(run, upto=1)
     with pytest.raises(ConfigurationError, match="cannot name a run"):
         disk.forget(run, keep=set(), best_round=0)
+
+
+def test_a_frozen_network_is_that_of_its_run_and_round(state):
+    assert state.frozen("a", 3) is None
+    network = {"conv.weight": torch.arange(3.0)}
+    state.freeze("a", 3, network)
+    network["conv.weight"] += 1
+    assert torch.equal(state.frozen("a", 3)["conv.weight"], torch.arange(3.0))
+    assert state.frozen("a", 2) is None
+    assert state.frozen("b", 3) is None
+    state.forget("a", set(), 2)
+    assert state.frozen("a", 3) is not None
+    assert state.newest("a", upto=5) is None
+    assert torch.equal(state.private_upto("a", 3)["norm.weight"], private(2)["norm.weight"])
+
+
+def test_a_frozen_network_that_was_damaged_is_passed_over(disk):
+    disk.freeze("a", 2, {"conv.weight": torch.arange(3.0)})
+    path = next(disk.folder.rglob("frozen.safetensors"))
+    path.write_bytes(path.read_bytes()[:-2])
+    assert disk.frozen("a", 2) is None

@@ -4,7 +4,16 @@ import pytest
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
-from mtmd_core.config import LossConfig, compose, decisive_words, known_words, load_config, save_config, share_of_batch
+from mtmd_core.config import (
+    LossConfig,
+    PrototypeConfig,
+    compose,
+    decisive_words,
+    known_words,
+    load_config,
+    save_config,
+    share_of_batch,
+)
 from mtmd_core.errors import ConfigurationError
 
 
@@ -57,7 +66,18 @@ from mtmd_core.errors import ConfigurationError
         ("sites={items: /data}", "PyTorch keeps that word; try 'items_site'"),
         ("sites={training: /data}", "PyTorch keeps that word; try 'training_site'"),
         ("federation.site_names=[../x]", "'../x' cannot name a site"),
-        ("strategy=dsl_msc", "strategy=dsl_msc is for mode=centralised; mode=federated knows individual, shared, dsl."),
+        (
+            "strategy=transfer_a",
+            "strategy=transfer_a is for mode=centralised; mode=federated knows individual, shared",
+        ),
+        ("autoencoder.model=ae.safetensors", "a file of this machine, whose private layers sites do not have"),
+        ("federation.autoencoder_rounds=0", "federation.autoencoder_rounds is 0"),
+        ("prototypes.order=secnd", "prototypes.order=secnd is not known; did you mean 'second'?"),
+        ("prototypes.minimum_exams=2", "prototypes.minimum_exams is 2; it must be at least 3"),
+        ("prototypes.minimum_slices=49", "prototypes.minimum_slices is 49; it must be at least 50"),
+        ("prototypes.slices_per_exam=0", "prototypes.slices_per_exam is 0; it must be at least 1"),
+        ("prototypes.maximum_age_rounds=0", "prototypes.maximum_age_rounds is 0"),
+        ("prototypes.full_pass_steps=0", "prototypes.full_pass_steps is 0"),
         ("strategy=shared_msc", "strategy=shared_msc is impossible"),
         ("loss.prior_weight=-1", "loss.prior_weight is -1.0; it must be a finite number of at least 0"),
         ("loss.temperature=0", "loss.temperature is 0.0; it must be above 0"),
@@ -133,6 +153,11 @@ def test_overrides_reach_their_fields_whatever_their_depth():
     config = compose("simulate", ["training.steps=7", "sites={ankle: /a, knee_2: /b}", "+sites.hip=/c", "seed=3"])
     assert (config.training.steps, config.seed) == (7, 3)
     assert config.sites == {"ankle": "/a", "knee_2": "/b", "hip": "/c"}
+
+
+@pytest.mark.parametrize("name", ["simulate", "federation"])
+def test_the_shipped_words_of_prototypes_are_those_of_the_schema(name):
+    assert compose(name, []).prototypes == PrototypeConfig()
 
 
 def test_known_words_are_all_leaves():

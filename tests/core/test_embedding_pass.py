@@ -8,7 +8,8 @@ from mtmd_core.embedding_pass import embed_slices
 from mtmd_core.networks.build import build_network
 from mtmd_core.networks.domain_layers import DomainBatchNorm2d
 from mtmd_core.prototype_arrays import refusal, to_arrays
-from mtmd_core.prototypes import LOCAL, summarise
+from mtmd_core.prototype_summary import summarise
+from mtmd_core.prototypes import LOCAL
 from mtmd_core.seeds import derive_seed
 from mtmd_core.training import Recipe
 

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from mtmd_core.config import NetworkConfig
 from mtmd_core.data.batches import Batch
+from mtmd_core.domain_mixture import mix
 from mtmd_core.losses.anatomical_prior import anatomical_prior_loss
 from mtmd_core.losses.contrastive import contrastive_loss
 from mtmd_core.losses.cross_entropy import domain_cross_entropy
@@ -14,7 +15,7 @@ from mtmd_core.losses.prototype_contrast import prototype_contrast
 from mtmd_core.networks.autoencoder import one_hot
 from mtmd_core.networks.build import build_network
 from mtmd_core.objectives import ContrastTerm, PriorTerm, PrototypeTerm, Reconstruction, Segmentation, gradient_norms
-from mtmd_core.prototypes import mix, summarise
+from mtmd_core.prototype_summary import summarise
 from mtmd_core.training import build_optimiser, train_step
 
 CLASSES = {"ankle": 3, "knee": 2}

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtmd_core.domain_mixture import DomainMixture, mix
 from mtmd_core.losses.contrastive import contrastive_loss
 from mtmd_core.losses.prototype_contrast import contrast_parts, own_batch_contrast, prototype_contrast
-from mtmd_core.prototypes import DomainMixture, mix, summarise, without_spread
+from mtmd_core.prototype_summary import summarise
+from mtmd_core.prototypes import without_spread
 
 TAU = 0.1
 

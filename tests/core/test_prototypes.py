@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtmd_core.prototypes import LOCAL, Minimum, log_exponential, mix, summarise, without_spread
+from mtmd_core.domain_mixture import log_exponential, mix
+from mtmd_core.prototype_summary import summarise
+from mtmd_core.prototypes import LOCAL, Minimum, without_spread
 
 TAU = 0.1
 
@@ -242,3 +244,20 @@ def test_a_mixture_moves_as_a_whole():
     moved = mixture.to("meta")
     assert moved.domains == mixture.domains
     assert {moved.rows[0].device.type, moved.log_nu.device.type, moved.residuals[0].device.type} == {"meta"}
+
+
+@pytest.mark.parametrize("count", [2, 5, 8, 12, 40])
+def test_fewer_embeddings_than_numbers_have_orthonormal_directions_and_the_same_moments(count):
+    """They are decomposed themselves; the covariance of as many as there are numbers is decomposed instead."""
+    few = cluster(count, size=48, seed=3)
+    own = summarise(few, torch.arange(count), minimum=LOCAL)
+    directions = own.directions.double()
+    torch.testing.assert_close(directions @ directions.T, torch.eye(8).double(), atol=1e-6, rtol=0)
+    repeated = summarise(few.repeat(24, 1), torch.arange(24 * count), minimum=LOCAL)
+    torch.testing.assert_close(own.mean, repeated.mean)
+    along = [
+        each.shares @ (each.centres.square().sum(dim=1) + each.covariances.diagonal(dim1=1, dim2=2).sum(dim=1))
+        for each in (own, repeated)
+    ]
+    torch.testing.assert_close(*along)
+    torch.testing.assert_close(own.residual, repeated.residual, atol=1e-7, rtol=1e-3)

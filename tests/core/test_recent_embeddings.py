@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mtmd_core.prototypes import MINIMUM, summarise
+from mtmd_core.prototype_summary import summarise
+from mtmd_core.prototypes import MINIMUM
 from mtmd_core.recent_embeddings import RecentEmbeddings
 
 SIZES = (8, 16)
@@ -87,3 +88,35 @@ def test_averages_that_cannot_be_are_refused(half_life, capacity):
 def test_every_slice_needs_its_place():
     with pytest.raises(ValueError, match="for 5 places"):
         RecentEmbeddings(1.0).add(batches(1)[0], places(0)[:5])
+
+
+def test_what_is_remembered_comes_back_from_a_file():
+    recent, again = RecentEmbeddings(1.5, capacity=3), RecentEmbeddings(1.5, capacity=3)
+    again.add(batches(1, seed=5)[0], places(0))
+    for number, batch in enumerate(batches(4)):
+        recent.add(batch, places(number))
+    again.load(recent.tensors())
+    assert len(again) == 3
+    for one, other in zip(recent.summarise(), again.summarise(), strict=True):
+        assert all(torch.equal(tensor, other.tensors()[name]) for name, tensor in one.tensors().items())
+    again.load({})
+    assert (len(again), again.tensors(), again.summarise()) == (0, {}, None)
+
+
+def test_a_part_of_it_has_a_half_life_of_its_own():
+    recent, seen = RecentEmbeddings(math.inf), batches(4)
+    for number, batch in enumerate(seen):
+        recent.add(batch, places(number))
+    own = recent.last(2, 1.0).summarise()[0]
+    assert own.slices == 12
+    mean = (0.5 * seen[2][0].mean(dim=0) + seen[3][0].mean(dim=0)) / 1.5
+    torch.testing.assert_close(own.mean, mean)
+    assert len(recent) == 4
+
+
+def test_no_exam_counts_for_more_than_a_number_of_its_slices():
+    """Two exams of 1 and 5 slices, of which 2 may count: the second's mean weighs twice the first's slice."""
+    recent, batch = RecentEmbeddings(math.inf), batches(1)[0]
+    recent.add(batch, [(0, 0), *((1, index) for index in range(5))])
+    own = recent.summarise(slices_per_exam=2)[0]
+    torch.testing.assert_close(own.mean, (batch[0][0] + 2 * batch[0][1:].mean(dim=0)) / 3)

@@ -19,8 +19,8 @@ RUN = (
 )
 
 
-def write_sites(folder: Path, exams: int = 4, sites: dict[str, int] | None = None) -> dict[str, Path]:
-    """Write sites with exams of 20×24×6 voxels: a noisy background and a bright ball for each structure."""
+def write_sites(folder: Path, exams: int = 4, sites: dict[str, int] | None = None, slices: int = 6) -> dict[str, Path]:
+    """Write sites with exams of 20×24×``slices`` voxels: a noisy background and a bright ball for each structure."""
     folders = {}
     for place, (site, structures) in enumerate((sites or SITES).items()):
         folders[site] = folder / site
@@ -28,7 +28,7 @@ def write_sites(folder: Path, exams: int = 4, sites: dict[str, int] | None = Non
         write_description(folders[site], structures=names)
         random = np.random.default_rng(place)
         for exam in range(exams):
-            image, labels = _ball_exam(random, structures)
+            image, labels = _ball_exam(random, structures, slices)
             write_case(folders[site], f"{site}_exam_{exam}", image, labels, np.diag([1.0, 1.0, 2.5, 1.0]))
     return folders
 
@@ -39,11 +39,11 @@ def run_words(folders: dict[str, Path], *more: str) -> list[str]:
     return [*RUN, f"sites={{{sites}}}", *more]
 
 
-def _ball_exam(random: np.random.Generator, structures: int) -> tuple[np.ndarray, np.ndarray]:
-    grid = np.stack(np.meshgrid(np.arange(20), np.arange(24), np.arange(6), indexing="ij"), axis=-1)
-    labels = np.zeros((20, 24, 6), np.uint8)
+def _ball_exam(random: np.random.Generator, structures: int, slices: int) -> tuple[np.ndarray, np.ndarray]:
+    grid = np.stack(np.meshgrid(np.arange(20), np.arange(24), np.arange(slices), indexing="ij"), axis=-1)
+    labels = np.zeros((20, 24, slices), np.uint8)
     for label in range(1, structures + 1):
-        centre = np.array([10, 24 * label / (structures + 1), 3]) + random.uniform(-1, 1, 3)
-        labels[(((grid - centre) / [4, 3, 2]) ** 2).sum(axis=-1) <= 1] = label
+        centre = np.array([10, 24 * label / (structures + 1), slices / 2]) + random.uniform(-1, 1, 3)
+        labels[(((grid - centre) / [4, 3, slices / 3]) ** 2).sum(axis=-1) <= 1] = label
     image = random.normal(100, 10, labels.shape) + 60 * labels
     return image.astype(np.int16), labels

@@ -2,11 +2,17 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, Metadata, MetricRecord, RecordDict
+from torch.nn import functional as F
 
+from mtmd_core.config import NetworkConfig
+from mtmd_core.prototype_arrays import to_arrays
+from mtmd_core.prototype_summary import summarise
 from mtmd_core.update_encoding import encode_update
-from mtmd_core.wire import Receipt, encode_array, to_record
+from mtmd_core.wire import ContrastPlan, Receipt, encode_array, to_record
 from server.gate import Refusal, Reply, admit
+from server.prototype_shelf import PrototypeShelf
 
 ARRAYS = {"a": np.float32([[1, 2, 3], [4, 5, 6]]), "b": np.float32([7])}
 EXPECTED = {"a": ("float32", (2, 3)), "b": ("float32", (1,))}
@@ -51,6 +57,12 @@ def test_a_good_reply_is_admitted():
     for name, array in ARRAYS.items():
         np.testing.assert_array_equal(reply.shared[name], array)
     assert reply.bytes == sum(len(encode_array(array)) for array in ARRAYS.values())
+
+
+def test_a_loss_with_contrast_may_be_below_zero():
+    content = good()
+    content["metrics"]["loss"] = -0.2
+    assert verdict(content).metrics["loss"] == -0.2
 
 
 def test_where_no_parameters_are_asked_for_none_come():
@@ -138,6 +150,67 @@ def test_parameters_that_were_not_asked_for_are_refused():
 def test_a_site_that_failed_is_refused_with_its_error():
     refusal = admit(Message(Error(2, "out of memory"), metadata=METADATA), "ankle", "abc", 3, EXPECTED)
     assert refusal == Refusal("ankle", "the site failed with error 2 (out of memory)")
+
+
+CONTRAST = ContrastPlan(0.1, 0.1, True, False, False, False, 3, 50, 0, 100)
+SHELF = PrototypeShelf(NetworkConfig(width=4), CONTRAST, 5, {})  # of the bottleneck alone
+
+
+def prototypes() -> dict[str, np.ndarray]:
+    points = F.normalize(1 + torch.randn(60, 64, generator=torch.Generator().manual_seed(0)), dim=1)
+    return to_arrays([summarise(points, torch.arange(60) % 4)])
+
+
+def with_prototypes(**arrays: np.ndarray | None) -> RecordDict:
+    content = good()
+    given = prototypes() | {name.replace("_", "/"): array for name, array in arrays.items()}
+    content["prototypes"] = ArrayRecord({name: packed(array) for name, array in given.items() if array is not None})
+    return content
+
+
+def judged(
+    content: RecordDict, expected: dict | None = EXPECTED, shelf: PrototypeShelf | None = SHELF
+) -> Reply | Refusal:
+    return admit(Message(content, metadata=METADATA), "ankle", "abc", 3, expected, shelf=shelf)
+
+
+def test_prototypes_come_with_a_reply_and_count_as_bytes():
+    reply = judged(with_prototypes())
+    assert reply.prototypes.keys() == prototypes().keys()
+    for name, array in prototypes().items():
+        np.testing.assert_array_equal(reply.prototypes[name], array)
+    assert reply.prototype_bytes == sum(len(encode_array(array)) for array in prototypes().values())
+    assert reply.bytes == judged(good()).bytes + reply.prototype_bytes
+    assert (judged(good()).prototypes, judged(good()).prototype_refusal) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"counts": np.float32([49, 12])}, "too few exams or slices: s1"),
+        ({"s1_mean": np.full(64, np.inf, np.float32)}, "not finite: s1"),
+        ({"counts": np.float32([60, 12, 1])}, "its prototypes do not fit: counts is float32[3], expected float32[2]"),
+        ({"counts": np.array([60.0, 12.0])}, "its prototypes do not fit: counts is float64[2]"),
+        ({"counts": None}, "its prototypes do not fit: missing counts"),
+        ({"s1_exams": np.float32([1])}, "its prototypes do not fit: unknown s1/exams"),
+    ],
+)
+def test_prototypes_that_are_none_are_left_out_and_the_rest_is_used(arrays, reason):
+    reply = judged(with_prototypes(**arrays))
+    assert isinstance(reply, Reply)
+    assert reply.prototypes is None
+    assert reply.prototype_refusal.startswith(reason)
+    assert reply.shared.keys() == ARRAYS.keys()
+
+
+def test_prototypes_that_were_not_asked_for_are_refused_with_the_whole_reply():
+    assert "prototypes (ArrayRecord)" in judged(with_prototypes(), shelf=None).reason
+    evaluated = with_prototypes()
+    del evaluated["shared"]
+    assert "prototypes (ArrayRecord)" in judged(evaluated, expected=None).reason
+    other = good()
+    other["prototypes"] = MetricRecord({"counts": 1.0})
+    assert "prototypes (MetricRecord)" in judged(other).reason
 
 
 def encoded(encoding: str, **instead: np.ndarray) -> RecordDict:

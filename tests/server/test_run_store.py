@@ -5,7 +5,7 @@ import pytest
 
 from mtmd_core.config import RunConfig, compose
 from mtmd_core.errors import ConfigurationError
-from server.run_store import Checkpoint, RunStore
+from server.run_store import Checkpoint, RunStore, Shelved
 
 
 def config(*overrides: str) -> RunConfig:
@@ -158,3 +158,43 @@ def test_metrics_that_json_cannot_hold_are_not_written(tmp_path):
     store = RunStore(tmp_path, config(), every_round=True)
     with pytest.raises(ValueError, match="JSON compliant"):
         store.append_metrics([{"round": 1, "loss": float("nan")}])
+
+
+def test_prototypes_are_part_of_a_checkpoint(tmp_path):
+    store = RunStore(tmp_path, config(), every_round=True)
+    kept = {"knee": Shelved(1, {"s1/mean": np.float32([1, 0])}), "ankle": Shelved(2, {"s1/mean": np.float32([0, 1])})}
+    store.save_last(2, arrays(2), prototypes=kept)
+    last = RunStore(tmp_path, config(), every_round=True).last()
+    assert last.shared.keys() == {"conv.weight"}
+    assert {site: own.round for site, own in last.prototypes.items()} == {"knee": 1, "ankle": 2}
+    for site, own in kept.items():
+        np.testing.assert_array_equal(last.prototypes[site].arrays["s1/mean"], own.arrays["s1/mean"])
+    store.save_last(3, arrays(3))
+    assert store.last().prototypes == {}
+
+
+def test_a_phase_has_files_of_its_own_beside_the_runs(tmp_path):
+    store = RunStore(tmp_path, config(), every_round=True)
+    first = store.phase("autoencoder", 5)
+    first.append_metrics([{"round": 1, "site": "knee"}])
+    first.save_last(1, arrays(1))
+    assert (store.last(), store.metrics(), first.chosen()) == (None, [], None)
+    first.choose(Checkpoint(1, arrays(1)))
+    store.save_last(2, arrays(2))
+    again = RunStore(tmp_path, config(), every_round=True)
+    assert again.name == store.name
+    assert (again.last().round, again.phase("autoencoder", 5).last().round) == (2, 1)
+    assert again.phase("autoencoder", 5).chosen().round == 1
+    again.phase("autoencoder", 5).progress("autoencoder", 1, "")
+    assert json.loads((tmp_path / "progress.json").read_text())["rounds"] == 5
+
+
+def test_a_run_that_stopped_in_its_first_phase_is_not_overwritten_and_a_new_one_takes_nothing_of_it(tmp_path):
+    store = RunStore(tmp_path, config(), every_round=True)
+    store.phase("autoencoder", 5).save_last(1, arrays(1))
+    with pytest.raises(ConfigurationError, match="seed"):
+        RunStore(tmp_path, config("seed=1"), every_round=True)
+    store.finish(None, Checkpoint(3, arrays(3)))
+    assert not (tmp_path / "summary.json").exists()
+    new = RunStore(tmp_path, config("seed=1"), every_round=True)
+    assert new.phase("autoencoder", 5).last() is None
