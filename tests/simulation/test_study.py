@@ -187,7 +187,7 @@ def test_words_of_the_command_line_win_over_a_networks_file(network: str) -> Non
         (["fold=1"], r"instead of fold=1, write study.folds=\[...\]"),
         (["strategy=dsl"], r"instead of strategy=dsl, write study.strategies=\[...\]"),
         (["network=att_unet"], r"instead of network=att_unet, write study.networks=\[...\]"),
-        (["mode=federated", "study.strategies=[dsl_msc]"], "strategy=dsl_msc is for mode=centralised"),
+        (["mode=federated", "study.strategies=[transfer]"], "strategy=transfer_ankle is for mode=centralised"),
         (["study.strategies=[transfer_hip]"], "takes the site 'hip', which is none of ankle, knee"),
         (["training.batch_size=7"], "the nearest that they can are 6 and 9"),
         (["study.folds=[0,9]"], "fold=9, but ankle has 4 exams"),
