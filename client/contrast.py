@@ -11,7 +11,7 @@ from mtmd_core.config import NetworkConfig
 from mtmd_core.data.batches import SliceSource
 from mtmd_core.embedding_pass import embed_slices
 from mtmd_core.networks.build import embedding_sizes
-from mtmd_core.objectives import BOTTLENECK, Forward, PrototypeTerm
+from mtmd_core.objectives import Forward, PrototypeTerm, contrasted
 from mtmd_core.prototype_arrays import from_arrays, refusal, to_arrays
 from mtmd_core.prototypes import Minimum, Prototype
 from mtmd_core.recent_embeddings import RecentEmbeddings
@@ -80,7 +80,7 @@ class ContrastWork:
         self._recent.load(tensors)
 
     def _usable(self, plan: ContrastPlan, others: Sequence[Arrays]) -> list[list[Prototype]]:
-        sizes = [self._sizes[BOTTLENECK]] if plan.single_scale else self._sizes
+        sizes = contrasted(self._sizes, plan.single_scale)
         usable = []
         for arrays in others:
             reason = refusal(arrays, sizes, plan.temperature)

@@ -9,15 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mtmd_core.config import (
-    AUTOENCODER,
-    DTYPES,
-    IMAGENET,
-    NO_WEIGHTS,
-    OPTIMISERS,
-    UPDATE_ENCODINGS,
-    NetworkConfig,
-)
+from mtmd_core.config import AUTOENCODER, DTYPES, IMAGENET, NO_WEIGHTS, OPTIMISERS, UPDATE_ENCODINGS, NetworkConfig
 from mtmd_core.data.dataset import load_dataset
 from mtmd_core.data.site_data import SiteData, load_site
 from mtmd_core.data.validation import check_dataset

@@ -1,1 +1,1 @@
-"""YAML only; read through ``mtmd_core.config``."""
+"""YAML only; read through ``mtmd_core.config_files``."""

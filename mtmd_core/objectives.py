@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -9,14 +10,16 @@ from torch import Tensor, nn
 from mtmd_core.data.batches import Batch
 from mtmd_core.devices import autocast
 from mtmd_core.domain_mixture import DomainMixture
-from mtmd_core.losses.anatomical_prior import anatomical_prior_loss, in_float32_or_wider
+from mtmd_core.losses.anatomical_prior import anatomical_prior_loss
 from mtmd_core.losses.contrastive import contrastive_loss
 from mtmd_core.losses.cross_entropy import domain_cross_entropy
 from mtmd_core.losses.prototype_contrast import own_batch_contrast, prototype_contrast
 from mtmd_core.losses.proximal import proximal_term
 from mtmd_core.networks.autoencoder import Autoencoder, one_hot
 from mtmd_core.networks.output import NetworkOutput
+from mtmd_core.precision import in_float32_or_wider
 
+T = TypeVar("T")
 Contrast = Callable[[NetworkOutput, Mapping[str, int]], Tensor]
 """(output, domain → slices of it) → a weighted contrastive term."""
 Objective = Callable[[nn.Module, Batch, bool], dict[str, Tensor]]
@@ -29,6 +32,11 @@ CROSS_ENTROPY, CONTRAST, PRIOR, PROXIMAL = "cross_entropy", "contrast", "prior",
 """Names of the terms."""
 BOTTLENECK = 4
 """Index of s5 among the nine scales."""
+
+
+def contrasted(scales: list[T], single_scale: bool) -> list[T]:
+    """What belongs to the scales that a contrastive term is about: all nine for MSC, the bottleneck alone for SSC."""
+    return [scales[BOTTLENECK]] if single_scale else scales
 
 
 def segment(network: nn.Module, batch: Batch, embeddings: bool = False) -> NetworkOutput:
@@ -55,7 +63,7 @@ class ContrastTerm:
     single_scale: bool = False
 
     def __call__(self, output: NetworkOutput, shares: Mapping[str, int]) -> Tensor:
-        scales = [output.embeddings[BOTTLENECK]] if self.single_scale else output.embeddings
+        scales = contrasted(output.embeddings, self.single_scale)
         counts = torch.tensor(list(shares.values()), device=scales[0].device)
         domains = torch.arange(len(shares), device=counts.device).repeat_interleave(counts, output_size=len(scales[0]))
         return self.weight * contrastive_loss(scales, domains, self.temperature)
@@ -79,7 +87,7 @@ class PrototypeTerm:
     def __call__(self, output: NetworkOutput, shares: Mapping[str, int]) -> Tensor:
         if list(shares) != [self.domain]:
             raise ValueError(f"a batch of {list(shares)} is held against prototypes as one of {self.domain} alone")
-        scales = [output.embeddings[BOTTLENECK]] if self.single_scale else output.embeddings
+        scales = contrasted(output.embeddings, self.single_scale)
         if self.mixture is None:
             return torch.stack([scale.sum() for scale in scales]).sum() * 0
         loss = own_batch_contrast if self.own_batch else prototype_contrast
@@ -117,14 +125,8 @@ class Segmentation:
     prior: PriorTerm | None = None
 
     def __call__(self, network: nn.Module, batch: Batch, bf16: bool = False) -> dict[str, Tensor]:
-        with autocast(batch.images.device, bf16):
-            output = segment(network, batch, self.contrast is not None)
-        terms = {CROSS_ENTROPY: domain_cross_entropy(output.logits, batch.labels)}
-        if self.contrast is not None:
-            terms[CONTRAST] = self.contrast(output, batch.shares)
-        if self.prior is not None:
-            terms[PRIOR] = self.prior(output, batch.labels, bf16)
-        return terms
+        output, terms = _contrasted_cross_entropy(segment, network, batch, bf16, self.contrast)
+        return terms if self.prior is None else {**terms, PRIOR: self.prior(output, batch.labels, bf16)}
 
 
 @dataclass(frozen=True)
@@ -135,12 +137,19 @@ class Reconstruction:
     contrast: Contrast | None = None
 
     def __call__(self, network: nn.Module, batch: Batch, bf16: bool = False) -> dict[str, Tensor]:
-        with autocast(batch.images.device, bf16):
-            output = Reconstruct(self.classes)(network, batch, self.contrast is not None)
-        terms = {CROSS_ENTROPY: domain_cross_entropy(output.logits, batch.labels)}
-        if self.contrast is not None:
-            terms[CONTRAST] = self.contrast(output, batch.shares)
-        return terms
+        return _contrasted_cross_entropy(Reconstruct(self.classes), network, batch, bf16, self.contrast)[1]
+
+
+def _contrasted_cross_entropy(
+    forward: Forward, network: nn.Module, batch: Batch, bf16: bool, contrast: Contrast | None
+) -> tuple[NetworkOutput, dict[str, Tensor]]:
+    """The output for a batch and what Eq. 6 and Eq. 8 have in common: cross-entropy, and contrast where there is one."""
+    with autocast(batch.images.device, bf16):
+        output = forward(network, batch, contrast is not None)
+    terms = {CROSS_ENTROPY: domain_cross_entropy(output.logits, batch.labels)}
+    if contrast is not None:
+        terms[CONTRAST] = contrast(output, batch.shares)
+    return output, terms
 
 
 @dataclass(frozen=True)

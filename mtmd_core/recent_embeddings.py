@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from mtmd_core.precision import in_float32_or_wider
+
 from .prototype_summary import limit_exams, summarise
 from .prototypes import COMPONENTS, LOCAL, RANK, Minimum, Prototype
 
@@ -41,7 +43,7 @@ class RecentEmbeddings:
         """
         if any(len(scale) != len(places) for scale in embeddings):
             raise ValueError(f"{[len(scale) for scale in embeddings]} embeddings a scale for {len(places)} places")
-        kept = [scale.detach().to("cpu", torch.promote_types(scale.dtype, torch.float32)) for scale in embeddings]
+        kept = [in_float32_or_wider(scale.detach().cpu()) for scale in embeddings]
         self._batches.append((kept, list(places)))
 
     def __len__(self) -> int:

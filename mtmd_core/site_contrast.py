@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .domain_mixture import DomainMixture, mix
 from .networks.output import NetworkOutput
-from .objectives import BOTTLENECK, PrototypeTerm
+from .objectives import PrototypeTerm, contrasted
 from .prototype_summary import limit_exams, summarise
 from .prototypes import LOCAL, MINIMUM, Minimum, Prototype, without_spread
 from .recent_embeddings import Place, RecentEmbeddings
@@ -64,7 +64,7 @@ class SiteContrast:
         self._steps = 0
 
     def __call__(self, output: NetworkOutput, shares: Mapping[str, int]) -> Tensor:
-        scales = [output.embeddings[BOTTLENECK]] if self.term.single_scale else output.embeddings
+        scales = contrasted(output.embeddings, self.term.single_scale)
         if self._steps % REFRESH_STEPS == 0 or self.term.mixture is None:
             mixture = self._mixture()
             self.term = replace(self.term, mixture=None if mixture is None else mixture.to(scales[0].device))
@@ -133,6 +133,6 @@ def site_prototypes(
     weights = None if slices_per_exam is None else limit_exams(exams, slices_per_exam)
     made = [
         summarise(scale, exams, temperature, weights=weights, minimum=minimum)
-        for scale in ([scales[BOTTLENECK]] if single_scale else scales)
+        for scale in contrasted(scales, single_scale)
     ]
     return None if made[0] is None else made

@@ -9,7 +9,8 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
-from mtmd_core.config import RunConfig, load_config
+from mtmd_core.config import RunConfig
+from mtmd_core.config_files import load_config
 from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError, MtmdError, RunFailedError
 from mtmd_core.scores import summarise_run

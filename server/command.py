@@ -70,7 +70,7 @@ def serve(settings: ServerSettings, given: Mapping[str, Any]) -> int:
             "encrypted connections are not available yet, because there are no certificates to show: "
             "give --insecure to use plain HTTP, which works on loopback only."
         )
-    from mtmd_core.config import compose, save_config  # imports PyTorch
+    from mtmd_core.config_files import compose, save_config  # imports PyTorch
 
     from .progress import RunDisplay
     from .superlink import HOST, SuperLink

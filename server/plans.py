@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from mtmd_core.config import RunConfig, share_of_batch, sites_a_round
+from mtmd_core.config import RunConfig
+from mtmd_core.config_checks import share_of_batch, sites_a_round
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.networks.build import build_network
 from mtmd_core.parameters import partition, shapes, take

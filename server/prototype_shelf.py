@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from mtmd_core.config import NetworkConfig
 from mtmd_core.networks.build import embedding_sizes
-from mtmd_core.objectives import BOTTLENECK
+from mtmd_core.objectives import contrasted
 from mtmd_core.prototype_arrays import array_shapes, refusal
 from mtmd_core.prototypes import Minimum
 from mtmd_core.wire import ArrayShape, ContrastPlan
@@ -25,8 +25,7 @@ class PrototypeShelf:
     def __init__(
         self, network: NetworkConfig, contrast: ContrastPlan, maximum_age: int, shelved: Mapping[str, Shelved]
     ) -> None:
-        sizes = embedding_sizes(network)
-        self.sizes = [sizes[BOTTLENECK]] if contrast.single_scale else sizes
+        self.sizes = contrasted(embedding_sizes(network), contrast.single_scale)
         self.contrast = contrast
         self.maximum_age = maximum_age
         self.shelved: dict[str, Shelved] = dict(shelved)

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtmd_core.config import AUTOENCODER, RunConfig, decisive_words, load_config, save_config
+from mtmd_core.config import AUTOENCODER, RunConfig
+from mtmd_core.config_files import decisive_words, load_config, save_config
 from mtmd_core.durable import write_json, write_text
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.tensor_files import DamagedFileError, load_tensors, save_tensors

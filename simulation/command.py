@@ -13,7 +13,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from mtmd_core.config import RunConfig, checked, compose, save_config
+from mtmd_core.config import RunConfig
+from mtmd_core.config_checks import checked
+from mtmd_core.config_files import compose, save_config
 from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError, MtmdError, RunFailedError
 from mtmd_core.processes import exclusive

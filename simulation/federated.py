@@ -16,7 +16,8 @@ from client.outbox import Outbox
 from client.site import Site
 from client.site_state import DiskState
 from mtmd_core.arrays import keep_memory
-from mtmd_core.config import RunConfig, share_of_batch, sites_a_round
+from mtmd_core.config import RunConfig
+from mtmd_core.config_checks import share_of_batch, sites_a_round
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.data.split import leave_one_out
 from mtmd_core.devices import choose_device

@@ -6,7 +6,8 @@ from typing import Protocol
 
 from torch import nn
 
-from mtmd_core.config import AutoencoderConfig, RunConfig, TrainingConfig, share_of_batch
+from mtmd_core.config import AutoencoderConfig, RunConfig, TrainingConfig
+from mtmd_core.config_checks import share_of_batch
 from mtmd_core.data.batches import SliceSource
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.data.split import Split, leave_one_out

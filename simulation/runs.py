@@ -7,7 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mtmd_core.config import RunConfig, decisive_words, load_config, save_config
+from mtmd_core.config import RunConfig
+from mtmd_core.config_files import decisive_words, load_config, save_config
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError

@@ -16,7 +16,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mtmd_core.config import NETWORKS, RunConfig, StudyConfig, checked, compose
+from mtmd_core.config import NETWORKS, RunConfig, StudyConfig
+from mtmd_core.config_checks import checked
+from mtmd_core.config_files import compose
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.processes import uninterrupted
 from mtmd_core.strategies import TRANSFERS

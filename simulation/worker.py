@@ -13,7 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mtmd_core.config import RunConfig, load_config, save_config
+from mtmd_core.config import RunConfig
+from mtmd_core.config_files import load_config, save_config
 from mtmd_core.devices import be_deterministic, limit_threads
 from mtmd_core.errors import MtmdError
 from mtmd_core.processes import child_environment, die_with_parent, end, last_lines, start

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from tiny_sites import run_words, write_sites
 
-from mtmd_core.config import compose
+from mtmd_core.config_files import compose
 from mtmd_core.tensor_files import load_tensors
 from simulation.command import simulate
 

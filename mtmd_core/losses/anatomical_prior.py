@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from mtmd_core.precision import in_float32_or_wider
+
 
 def anatomical_prior_loss(truth: Mapping[str, Tensor], prediction: Mapping[str, Tensor]) -> Tensor:
     """Distance between the anatomical codes of ground truth and prediction, Eq. 7.
@@ -36,8 +38,3 @@ def anatomical_prior_loss(truth: Mapping[str, Tensor], prediction: Mapping[str, 
         for domain, code in prediction.items()
     )
     return torch.stack(list(terms)).mean()
-
-
-def in_float32_or_wider(code: Tensor) -> Tensor:
-    """A tensor in float32, or in float64 if it is that already."""
-    return code.to(torch.promote_types(code.dtype, torch.float32))

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mtmd_core.precision import in_float32_or_wider
+
 
 def contrastive_loss(embeddings: Sequence[Tensor], domains: Tensor, temperature: float = 0.1) -> Tensor:
     """Contrastive loss of Eq. 5 over one or several scales, in its mini-batch form.
@@ -33,7 +35,7 @@ def contrastive_loss(embeddings: Sequence[Tensor], domains: Tensor, temperature:
     shapes = [tuple(scale.shape) for scale in embeddings]
     if not shapes or any(len(shape) != 2 or shape[0] != count for shape in shapes):
         raise ValueError(f"embeddings are {shapes or 'missing'}; expected [{count}, E] at one scale or more")
-    precise = (scale.float() if scale.dtype in (torch.float16, torch.bfloat16) else scale for scale in embeddings)
+    precise = map(in_float32_or_wider, embeddings)
     similarity = torch.stack([scale @ scale.T for scale in precise]) / temperature  # [S, B, B]
     itself = torch.eye(count, dtype=torch.bool, device=similarity.device)
     # Not −∞: an image alone in its batch has an empty denominator, whose gradient would be NaN.

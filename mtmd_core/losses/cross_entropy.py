@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mtmd_core.precision import in_float32_or_wider
+
 
 def domain_cross_entropy(logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
     """Cross-entropy of Eq. 1, averaged over pixels.
@@ -33,8 +35,7 @@ def domain_cross_entropy(logits: Mapping[str, Tensor], labels: Mapping[str, Tens
         )
     terms = []
     for domain, scores in logits.items():
-        precise = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
-        terms.append(_mean_over_pixels(precise, labels[domain].long()) / scores.shape[1])
+        terms.append(_mean_over_pixels(in_float32_or_wider(scores), labels[domain].long()) / scores.shape[1])
     return torch.stack(terms).mean()
 
 

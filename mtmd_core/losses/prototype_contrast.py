@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mtmd_core.domain_mixture import DomainMixture
+from mtmd_core.precision import in_float32_or_wider
 
 
 class ContrastParts(NamedTuple):
@@ -104,4 +105,4 @@ def _precise(embeddings: Sequence[Tensor], mixture: DomainMixture, domain: str) 
     sizes, expected = [z.shape[-1] for z in embeddings], [rows.shape[1] for rows in mixture.rows]
     if sizes != expected:
         raise ValueError(f"embeddings have {sizes} numbers a scale, the prototypes {expected}")
-    return [z.to(torch.promote_types(z.dtype, torch.float32)) for z in embeddings]
+    return [in_float32_or_wider(z) for z in embeddings]

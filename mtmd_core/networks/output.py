@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from mtmd_core.precision import float32_or_wider
+
 
 @dataclass(frozen=True)
 class NetworkOutput:
@@ -78,7 +80,7 @@ class _PooledInPassing(torch.autograd.Function):
 
 def _pooled(features: Tensor) -> Tensor:
     # A sum's gradient is the same at every pixel and takes no memory, a mean's is written out; normalised they are one.
-    dtype = torch.promote_types(features.dtype, torch.float32)
+    dtype = float32_or_wider(features.dtype)
     if features.dtype != dtype and features.device.type == "cpu" and not torch.is_grad_enabled():
         # Widened image by image: of a whole large batch at once it takes ten times as long.
         return torch.stack([image.to(dtype).sum(dim=(1, 2)) for image in features])

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from mtmd_core.config import compose
+from mtmd_core.config_files import compose
 from mtmd_core.networks.build import build_network
 from mtmd_core.parameters import partition, take
 from mtmd_core.strategies import Sharing

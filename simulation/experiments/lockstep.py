@@ -19,7 +19,8 @@ from client.app import build_client_app
 from client.learner import Learner
 from client.site import Site
 from mtmd_core.arrays import keep_memory
-from mtmd_core.config import DTYPES, OPTIMISERS, NetworkConfig, RunConfig, checked
+from mtmd_core.config import DTYPES, OPTIMISERS, NetworkConfig, RunConfig
+from mtmd_core.config_checks import checked
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError

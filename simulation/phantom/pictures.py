@@ -114,7 +114,7 @@ def _write_histograms(exams: dict[str, PhantomExam], path: Path) -> Path:
         image = (image - image.mean()) / image.std()
         bins = np.linspace(float(image.min()), float(np.quantile(image, 0.9995)), 70)
         panel.hist(image.ravel(), bins, histtype="step", color="black", label="all voxels", density=True)
-        for colour, (structure, label) in zip(COLOURS, ANATOMIES[joint].labels.items(), strict=False):
+        for colour, structure, label in _coloured(joint):
             panel.hist(image[exam.labels == label], bins, histtype="step", color=colour, label=structure, density=True)
         panel.set_ylim(0, 1.6)
         panel.set_title(f"{joint}: share of voxels against normalised intensity", fontsize=9)
@@ -133,9 +133,14 @@ def _show(panel, exam: PhantomExam, axis: int, position: int) -> None:
     panel.set_axis_off()
 
 
+def _coloured(joint: str) -> list[tuple[str, str, int]]:
+    labels = ANATOMIES[joint].labels
+    return [(colour, *entry) for colour, entry in zip(COLOURS[: len(labels)], labels.items(), strict=True)]
+
+
 def _outline(panel, exam: PhantomExam, axis: int, position: int) -> None:
     labels = exam.labels.take(position, axis).T
-    for colour, label in zip(COLOURS, ANATOMIES[exam.joint].labels.values(), strict=False):
+    for colour, _, label in _coloured(exam.joint):
         if (labels == label).any():
             panel.contour(labels == label, [0.5], colors=[colour], linewidths=1)
 

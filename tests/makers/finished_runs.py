@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mtmd_core.config import save_config
+from mtmd_core.config_files import save_config
 from mtmd_core.durable import write_json
 from mtmd_core.scores import METRICS_3D, summarise_run
 from mtmd_core.strategies import strategy_named

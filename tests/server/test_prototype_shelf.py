@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mtmd_core.config import NetworkConfig, RunConfig, compose
+from mtmd_core.config import NetworkConfig, RunConfig
+from mtmd_core.config_files import compose
 from mtmd_core.prototype_arrays import to_arrays
 from mtmd_core.prototype_summary import summarise
 from mtmd_core.wire import array_shape, misfit

@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from mtmd_core.config import RunConfig, compose
+from mtmd_core.config import RunConfig
+from mtmd_core.config_files import compose
 from mtmd_core.errors import ConfigurationError
 from server.run_store import Checkpoint, RunStore, Shelved
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mtmd_core.config import RunConfig, compose
+from mtmd_core.config import RunConfig
+from mtmd_core.config_files import compose
 from mtmd_core.wire import GRADIENT, SHARED, UPDATE
 from server.run_store import RunStore
 from server.server_optimiser import ServerOptimiser, build_server_optimiser

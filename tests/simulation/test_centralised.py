@@ -8,7 +8,8 @@ import torch
 from rich.console import Console
 from tiny_sites import SITES, run_words, write_sites
 
-from mtmd_core.config import NetworkConfig, compose
+from mtmd_core.config import NetworkConfig
+from mtmd_core.config_files import compose
 from mtmd_core.data.site_data import load_site
 from mtmd_core.errors import ConfigurationError, RunFailedError
 from mtmd_core.models import load_model

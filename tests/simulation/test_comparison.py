@@ -9,7 +9,7 @@ from finished_runs import finish
 from rich.console import Console
 from scipy import stats
 
-from mtmd_core.config import compose
+from mtmd_core.config_files import compose
 from mtmd_core.scores import METRICS_3D
 from simulation.command import simulate
 from simulation.comparison import Method, print_comparison, rows_3d

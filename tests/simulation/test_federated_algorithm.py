@@ -10,7 +10,8 @@ from recorded_federation import RecordingGrid, arrays_of, open_sites
 from tiny_sites import run_words, write_sites
 
 from client.site import RefusedPlanError
-from mtmd_core.config import NetworkConfig, RunConfig, compose
+from mtmd_core.config import NetworkConfig, RunConfig
+from mtmd_core.config_files import compose
 from mtmd_core.data.site_data import load_site
 from mtmd_core.networks.build import build_network
 from mtmd_core.parameters import partition

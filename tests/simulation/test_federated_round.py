@@ -9,7 +9,8 @@ from recorded_federation import RecordingGrid, arrays_of, open_sites
 from tiny_sites import SITES, run_words, write_sites
 
 from client.app import build_client_app
-from mtmd_core.config import RunConfig, compose
+from mtmd_core.config import RunConfig
+from mtmd_core.config_files import compose
 from mtmd_core.wire import RECEIPT
 from server.app import coordinate
 from server.run_store import RunStore

@@ -13,7 +13,8 @@ from rich.console import Console
 from tiny_sites import SITES, run_words, write_sites
 
 from client.site import Site
-from mtmd_core.config import AUTOENCODER, RunConfig, compose
+from mtmd_core.config import AUTOENCODER, RunConfig
+from mtmd_core.config_files import compose
 from mtmd_core.prototype_arrays import array_shapes
 from mtmd_core.strategies import FEDERATED_STRATEGIES
 from mtmd_core.tensor_files import load_tensors

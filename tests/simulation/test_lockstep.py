@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 from tiny_sites import run_words, write_sites
 
-from mtmd_core.config import compose
+from mtmd_core.config_files import compose
 from mtmd_core.errors import ConfigurationError
 from simulation.command import simulate
 

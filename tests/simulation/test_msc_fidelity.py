@@ -10,7 +10,7 @@ from rich.console import Console
 from tiny_sites import run_words, write_sites
 from torch.nn import functional as F
 
-from mtmd_core.config import compose
+from mtmd_core.config_files import compose
 from mtmd_core.errors import ConfigurationError, DataError
 from mtmd_core.losses.contrastive import contrastive_loss
 from simulation.command import simulate

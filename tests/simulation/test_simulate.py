@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from tiny_sites import SITES, run_words, write_sites
 
-from mtmd_core.config import compose
+from mtmd_core.config_files import compose
 from mtmd_core.data.dataset import load_dataset
 from mtmd_core.errors import ConfigurationError, DataError
 from mtmd_core.models import load_model

@@ -15,7 +15,8 @@ from finished_runs import slices as slices_of_an_exam
 from rich.console import Console
 from tiny_sites import run_words, write_sites
 
-from mtmd_core.config import NETWORKS, compose
+from mtmd_core.config import NETWORKS
+from mtmd_core.config_files import compose
 from mtmd_core.errors import ConfigurationError, DataError, RunFailedError
 from mtmd_core.processes import descendants, exclusive
 from simulation.command import simulate

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 from torch import nn
 
-from mtmd_core.config import NETWORKS, NetworkConfig, compose
+from mtmd_core.config import NETWORKS, NetworkConfig
+from mtmd_core.config_files import compose
 from mtmd_core.networks.build import build_network
 from mtmd_core.networks.domain_layers import DomainBatchNorm2d, DomainOutput, Routing
 from simulation.command import simulate

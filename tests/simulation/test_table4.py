@@ -9,7 +9,7 @@ from finished_runs import SLICES, finish, slices
 from rich.console import Console
 from scipy import stats
 
-from mtmd_core.config import compose
+from mtmd_core.config_files import compose
 from mtmd_core.errors import ConfigurationError
 from simulation.command import simulate
 from simulation.experiments.table4 import has_row

@@ -1,0 +1,124 @@
+"""A run's configuration: composed from YAML and overrides, saved with the run, read again, and its words.
+
+YAML lives in the ``configs`` package and is composed by Hydra; a word that the schema does not know is an error that names the
+nearest one that it does.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from mtmd_core.config import EXPERIMENTS, NETWORKS, RunConfig
+from mtmd_core.config_checks import check_one_of, checked, value_of
+from mtmd_core.durable import write_text
+from mtmd_core.errors import ConfigurationError
+from mtmd_core.words import nearest
+
+
+def compose(config_name: str, overrides: Sequence[str]) -> RunConfig:
+    """Compose ``configs/<config_name>.yaml`` with overrides such as ``federation.rounds=20``.
+
+    Raises:
+        ConfigurationError: for a word, a choice or a value that the schema does not know; the text names the nearest
+            right one.
+    """
+    _check_words(overrides)
+    try:
+        with _own_hydra():
+            composed = hydra_compose(config_name, overrides=list(overrides))
+        return checked(OmegaConf.to_object(composed))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigurationError(_readable(error, overrides)) from None
+
+
+@contextlib.contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Hydra, whose state is global, for one composition, even while it runs the command that asks for it."""
+    around = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("configs", version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = around
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write the resolved configuration as YAML, whole or not at all."""
+    write_text(path, OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True))
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read what :func:`save_config` wrote."""
+    try:
+        saved = OmegaConf.load(path)
+        if not saved:
+            raise ConfigurationError(f"{path} is empty; it must hold the configuration of a run.")
+        return checked(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), saved)))
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigurationError(f"{path} is not the configuration of a run: {error}") from None
+
+
+def decisive_words(config: RunConfig) -> dict[str, str]:
+    """The words of a configuration that decide a run's result, with their values."""
+    words = {}
+    for word in known_words():
+        if not word.startswith("study.") and word not in PATIENCE and not word.endswith("_timeout_seconds"):
+            words[word] = str(value_of(config, word))
+    return words
+
+
+PATIENCE = (
+    "device",
+    "threads",
+    "data.cache_dir",
+    "data.in_memory",
+    "federation.ledger",
+    "federation.release",
+    "experiment",
+)
+"""Words that decide where and how patiently a run is made, and nothing of its result."""
+
+
+def known_words(schema: type = RunConfig, prefix: str = "") -> list[str]:
+    """All dotted words of the configuration, for example ``network.width``."""
+    words = []
+    for entry in fields(schema):
+        if is_dataclass(entry.type):
+            words += known_words(entry.type, f"{prefix}{entry.name}.")
+        else:
+            words.append(prefix + entry.name)
+    return words
+
+
+def _check_words(overrides: Sequence[str]) -> None:
+    groups = {"network": NETWORKS, "experiment": EXPERIMENTS}
+    known = known_words()
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise ConfigurationError(_readable(error, overrides)) from None
+    for override in parsed:
+        word = override.key_or_group
+        if word in groups:
+            check_one_of(word, str(override.value()), groups[word])
+        elif word not in known and word.split(".")[0] not in ("hydra", "sites"):
+            raise ConfigurationError(f"the configuration has no word '{word}'; {nearest(word, known)}")
+
+
+def _readable(error: Exception, overrides: Sequence[str]) -> str:
+    causes = [str(cause).strip() for cause in (error, error.__cause__) if cause is not None and str(cause).strip()]
+    text = " ".join(" ".join(causes).split())
+    given = os.linesep.join(overrides)
+    return f"the configuration cannot be composed: {text}" + (f" (given: {given})" if len(overrides) == 1 else "")
