@@ -8,7 +8,7 @@ is rounding, because sums over sites run in another order.
 import logging
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -16,26 +16,22 @@ from rich.table import Table
 from torch import nn
 
 from client.app import build_client_app
-from client.learner import Learner
-from client.site import Site
 from mtmd_core.arrays import keep_memory
-from mtmd_core.config import DTYPES, OPTIMISERS, NetworkConfig, RunConfig
+from mtmd_core.config import AUTOENCODER, DTYPES, OPTIMISERS, NetworkConfig, RunConfig
 from mtmd_core.config_checks import checked
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError
-from mtmd_core.networks.autoencoder import Autoencoder
 from mtmd_core.networks.build import build_network
-from mtmd_core.objectives import PriorTerm, Reconstruction, Segmentation
+from mtmd_core.objectives import Objective, PriorTerm, Reconstruction, Segmentation
 from mtmd_core.parameters import partition
 from mtmd_core.seeds import derive_seed
 from mtmd_core.strategies import STRATEGIES, Sharing
-from mtmd_core.training import build_optimiser, train
-from mtmd_core.wire import RoundPlan
+from mtmd_core.training import Recipe, build_optimiser, train
 from server.app import coordinate
 from server.run_store import RunStore
 
-from ..centralised import AUTOENCODER, placed
+from ..centralised import placed
 from ..federated import build_site
 from ..grid import InProcessGrid
 from ..pool import Pool
@@ -43,6 +39,9 @@ from ..progress import RunDisplay
 
 EXACT = ("dsl", "dsl_mjap")
 """Strategies whose losses separate over domains, so that lock-step is exact. Contrast (Eq. 5) couples domains."""
+ADAMS_SHARE = 0.1
+"""Adam's learning rate as a share of the configured one, which is gradient descent's: its steps have the size of the rate
+whatever the gradient, and at the whole rate an untrained Efficient-UNet magnifies rounding a millionfold in 20 of them."""
 
 
 def run_lockstep(config: RunConfig, sites: dict[str, SiteData], folder: Path, console: Console) -> dict:
@@ -53,7 +52,7 @@ def run_lockstep(config: RunConfig, sites: dict[str, SiteData], folder: Path, co
     ``max_difference_statistics``, that of running means and variances; and ``max_change``, how far the parameter moved that
     moved farthest, beside which the differences are to be read.
 
-    The prior's auto-encoder is trained on pooled data in each dtype and given to both, to each site the part that is its own.
+    Both ways train the prior's auto-encoder too where a strategy has one, the federation in rounds of its own.
 
     Raises:
         ConfigurationError: for a strategy that lock-step cannot reproduce, or where it is not said how many steps to take.
@@ -69,19 +68,17 @@ def run_lockstep(config: RunConfig, sites: dict[str, SiteData], folder: Path, co
         for strategy in config.study.strategies
         for optimiser in OPTIMISERS
     ]
-    total = len(cases) * steps * (1 + len(sites)) + len(DTYPES) * config.autoencoder.steps
-    records, priors = [], {}
+    total = sum(_steps(config, strategy) for _, strategy, _, _ in cases) * (1 + len(sites))
+    records = []
     with RunDisplay(total, console) as display:
         for network, strategy, optimiser, dtype in cases:
             display.stage(f"{network} {strategy} {optimiser} {dtype}")
-            variant = _variant(config, network, optimiser, dtype)
+            variant = _variant(config, network, strategy, optimiser, dtype)
             pool = Pool(variant, sites)
-            if dtype not in priors:
-                priors[dtype] = _autoencoder(variant, pool, display)
-            prior = priors[dtype] if STRATEGIES[strategy].prior else None
             names = {"network": network, "strategy": strategy, "optimiser": optimiser, "dtype": dtype, "steps": steps}
-            pooled = _train_pooled(variant, pool, prior, display)
-            members = _train_federation(variant, pool, prior, display)
+            names["learning_rate"] = variant.training.learning_rate
+            pooled = _train_pooled(variant, pool, display)
+            members = _train_federation(variant, pool, display)
             records.append(names | _differences(variant, pool, pooled, members))
     write_json(folder / "lockstep.json", records)
     _print(records, console)
@@ -101,16 +98,22 @@ def _check(config: RunConfig) -> None:
             )
 
 
-def _variant(config: RunConfig, network: str, optimiser: str, dtype: str) -> RunConfig:
+def _steps(config: RunConfig, strategy: str) -> int:
+    return config.training.steps + (config.autoencoder.steps if STRATEGIES[strategy].prior else 0)
+
+
+def _variant(config: RunConfig, network: str, strategy: str, optimiser: str, dtype: str) -> RunConfig:
     """The run of one case: rounds of one step, nothing released, so that the last round is the one that is kept."""
     width = config.network.width if network == "att_unet" else NetworkConfig.width
+    slower = ADAMS_SHARE if optimiser == "adam" else 1.0
     federation = replace(
         config.federation,
         rounds=config.training.steps,
+        autoencoder_rounds=config.autoencoder.steps,
         local_steps=1,
         lockstep=True,
         release="none",
-        validate_every_rounds=config.training.steps,
+        validate_every_rounds=max(config.training.steps, config.autoencoder.steps),
         calibration_batches=0,
     )
     return checked(
@@ -118,74 +121,50 @@ def _variant(config: RunConfig, network: str, optimiser: str, dtype: str) -> Run
             config,
             experiment=None,
             mode="federated",
-            strategy="dsl",
+            strategy=strategy,
             network=NetworkConfig(network, width),
-            training=replace(config.training, optimiser=optimiser, dtype=dtype),
+            training=replace(
+                config.training, optimiser=optimiser, dtype=dtype, learning_rate=slower * config.training.learning_rate
+            ),
+            autoencoder=replace(config.autoencoder, learning_rate=slower * config.autoencoder.learning_rate),
             federation=federation,
         )
     )
 
 
-def _autoencoder(config: RunConfig, pool: Pool, display: RunDisplay) -> Autoencoder:
-    """The multi-joint auto-encoder after a few steps on pooled label maps."""
-    seed = derive_seed(config.seed, AUTOENCODER)
-    network = placed(build_network(_autoencoder_config(config), pool.classes, seed), config)
-    recipe = pool.recipe(config.autoencoder, seed)
-    optimiser = build_optimiser(network, recipe.learning_rate)
-    steps = range(config.autoencoder.steps)
-    train(network, optimiser, pool.sources, recipe, steps, display.step, Reconstruction(pool.classes))
-    return network
-
-
-def _autoencoder_config(config: RunConfig) -> NetworkConfig:
-    return NetworkConfig(AUTOENCODER, config.autoencoder.width)
-
-
-def _train_pooled(config: RunConfig, pool: Pool, prior: Autoencoder | None, display: RunDisplay) -> nn.Module:
-    network = placed(build_network(config.network, pool.classes, config.seed), config)
+def _train_pooled(config: RunConfig, pool: Pool, display: RunDisplay) -> nn.Module:
+    prior = None
+    if STRATEGIES[config.strategy].prior:
+        own = config.autoencoder
+        recipe, network = pool.recipe(own, derive_seed(config.seed, AUTOENCODER)), NetworkConfig(AUTOENCODER, own.width)
+        autoencoder = _trained(network, config, pool, recipe, own.steps, Reconstruction(pool.classes), display)
+        prior = PriorTerm(autoencoder, pool.classes, config.loss.prior_weight)
     recipe = pool.recipe(config.training, config.seed)
-    optimiser = build_optimiser(network, recipe.learning_rate, recipe.optimiser)
-    objective = Segmentation(prior=None if prior is None else PriorTerm(prior, pool.classes, config.loss.prior_weight))
-    train(network, optimiser, pool.sources, recipe, range(config.training.steps), display.step, objective)
-    return network
+    return _trained(config.network, config, pool, recipe, config.training.steps, Segmentation(prior=prior), display)
 
 
-def _train_federation(
-    config: RunConfig, pool: Pool, prior: Autoencoder | None, display: RunDisplay
-) -> dict[str, nn.Module]:
+def _trained(
+    network: NetworkConfig,
+    config: RunConfig,
+    pool: Pool,
+    recipe: Recipe,
+    steps: int,
+    objective: Objective,
+    display: RunDisplay,
+) -> nn.Module:
+    trained = placed(build_network(network, pool.classes, recipe.seed), config)
+    optimiser = build_optimiser(trained, recipe.learning_rate, recipe.optimiser)
+    train(trained, optimiser, pool.sources, recipe, range(steps), display.step, objective)
+    return trained
+
+
+def _train_federation(config: RunConfig, pool: Pool, display: RunDisplay) -> dict[str, nn.Module]:
     """The networks that the sites end with, by site; everything passes through the deployed apps."""
     with tempfile.TemporaryDirectory() as place:
-        members = {}
-        for name, data in pool.sites.items():
-            site = build_site(config, data, Path(place), display)
-            members[name] = site if prior is None else _with_prior(site, _own_term(config, pool, prior, name))
+        members = {name: build_site(config, data, Path(place), display) for name, data in pool.sites.items()}
         grid = InProcessGrid({name: build_client_app(site) for name, site in members.items()})
         coordinate(grid, config, RunStore(Path(place), config, every_round=False))
     return {name: site.learner.network for name, site in members.items()}
-
-
-def _own_term(config: RunConfig, pool: Pool, prior: Autoencoder, site: str) -> PriorTerm:
-    """The anatomical prior with an auto-encoder that knows one domain alone, cut out of the pooled one."""
-    classes = {site: pool.classes[site]}
-    own = placed(build_network(_autoencoder_config(config), classes, config.seed), config)
-    own.load_state_dict({name: prior.state_dict()[name] for name in own.state_dict()})
-    return PriorTerm(own, classes, config.loss.prior_weight)
-
-
-@dataclass
-class _SiteWithPrior(Site):
-    """A site whose objective has the anatomical prior."""
-
-    prior: PriorTerm | None = None
-
-    def _learner_for(self, plan: RoundPlan) -> Learner:
-        learner = super()._learner_for(plan)
-        learner.objective = Segmentation(prior=self.prior)
-        return learner
-
-
-def _with_prior(site: Site, prior: PriorTerm) -> Site:
-    return _SiteWithPrior(**vars(site), prior=prior)
 
 
 def _differences(
