@@ -184,11 +184,11 @@ def _differences(
 
 
 def _print(records: list[dict], console: Console) -> None:
-    table = Table("network", "strategy", "optimiser", "dtype", title="federation in lock-step against pooled training")
+    table = Table("network, strategy", "optimiser", title="federation in lock-step against pooled training")
     for title in ("shared", "private", "statistics", "moved"):
         table.add_column(title, justify="right")
     for record in records:
         values = [record[f"max_difference_{kind}"] for kind in ("shared", "private", "statistics")]
-        cells = [record[word] for word in ("network", "strategy", "optimiser", "dtype")]
-        table.add_row(*cells, *(f"{value:.1e}" for value in values), f"{record['max_change']:.1e}")
+        who, how = (f"{record[a]} {record[b]}" for a, b in (("network", "strategy"), ("optimiser", "dtype")))
+        table.add_row(who, how, *(f"{value:.0e}" for value in (*values, record["max_change"])))
     console.print(table)
