@@ -130,13 +130,11 @@ def test_processes_train_the_simulations_model_though_a_client_is_killed(
     assert {site: client.wait(WAIT_SECONDS) for site, client in clients.items()} == dict.fromkeys(folders, 0), logs
     assert json.loads((state["server"] / "outcome.json").read_text())["exit_code"] == 0
 
-    threads = torch.get_num_threads()
     simulate(
         compose("simulate", run_words(folders, *WORDS[strategy], f"data.cache_dir='{tmp_path / 'cache'}'")),
         tmp_path / "simulation",
         Console(quiet=True),
     )
-    torch.set_num_threads(threads)
     pairs = {"shared": (state["server"] / "checkpoints/chosen", tmp_path / "simulation/checkpoints/chosen")}
     pairs |= {site: (state[site] / "results/model", tmp_path / f"simulation/models/{site}") for site in folders}
     if strategy == "dsl_msc_mjap":

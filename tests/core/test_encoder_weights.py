@@ -16,8 +16,6 @@ from mtmd_core.networks.encoder_weights import read_encoder_weights
 from mtmd_core.parameters import partition
 from mtmd_core.strategies import Sharing, label_spaces
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 OFFLINE = """
 from mtmd_core.config import NetworkConfig
 from mtmd_core.errors import ConfigurationError

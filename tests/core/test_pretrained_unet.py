@@ -20,8 +20,6 @@ from mtmd_core.parameters import partition
 from mtmd_core.strategies import EVERY_SITE, Sharing
 from mtmd_core.training import build_optimiser, train_step
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 NAMES = tuple(PRETRAINED)
 DOMAINS = {"ankle": 4, "knee": 5, "shoulder": 3}
 SHARES = {"ankle": 3, "knee": 2, "shoulder": 2}

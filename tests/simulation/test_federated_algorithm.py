@@ -32,11 +32,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return write_sites(place) | write_sites(place / "more", exams=6, sites={"knee": 2})
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 class Run:
     """A federation, run to its end, with all that crossed and the shared parameters after each round."""
 

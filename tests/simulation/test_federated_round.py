@@ -24,7 +24,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def config(folders: dict[str, Path]) -> RunConfig:
-    torch.set_num_threads(1)
     return compose("simulate", run_words(folders))
 
 

@@ -40,7 +40,6 @@ SIZES = [4, 8, 16, 32, 64, 32, 16, 8, 4]
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Three exams of 18 slices each to train on: just enough for a prototype."""
-    torch.set_num_threads(1)
     return write_sites(tmp_path_factory.mktemp("sites"), exams=5, slices=18)
 
 
