@@ -33,7 +33,18 @@ ORDERS = ("second", "first")
 NO_WEIGHTS = "none"
 IMAGENET = "imagenet"
 WEIGHT_FILES = (".pth", ".safetensors")
-EXPERIMENTS = ("demo", "lockstep", "msc_fidelity", "phantoms", "study", "table1", "table2", "table3", "table4")
+EXPERIMENTS = (
+    "demo",
+    "ladder",
+    "lockstep",
+    "msc_fidelity",
+    "phantoms",
+    "study",
+    "table1",
+    "table2",
+    "table3",
+    "table4",
+)
 
 
 @dataclass
@@ -196,12 +207,14 @@ class PhantomConfig:
 class StudyConfig:
     """Several runs that belong together: every network with every strategy in every fold, ``jobs`` at a time.
 
-    Among ``strategies``, ``transfer`` stands for a transfer from every site.
+    Among ``strategies``, ``transfer`` stands for a transfer from every site. ``local_steps`` are those a round that
+    ``experiment=ladder`` compares.
     """
 
     networks: list[str] = field(default_factory=lambda: ["att_unet"])
     strategies: list[str] = field(default_factory=lambda: ["individual", "shared", "dsl"])
     folds: list[int] = field(default_factory=lambda: [0])
+    local_steps: list[int] = field(default_factory=lambda: [1, 10, 100])
     jobs: int = 1
 
 

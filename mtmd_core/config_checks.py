@@ -156,7 +156,8 @@ def _check_loss(loss: LossConfig) -> None:
 
 def _check_study(study: StudyConfig) -> None:
     """Which runs a study is made of; what each of them can be is checked when it is composed."""
-    for word, values in (("networks", study.networks), ("strategies", study.strategies), ("folds", study.folds)):
+    for word in ("networks", "strategies", "folds", "local_steps"):
+        values = getattr(study, word)
         if not values:
             raise ConfigurationError(f"study.{word} is empty; it must name one at least.")
         twice = [value for value in values if values.count(value) > 1]
@@ -167,6 +168,8 @@ def _check_study(study: StudyConfig) -> None:
     for strategy in study.strategies:
         if strategy != TRANSFERS:
             strategy_named(strategy)
+    if min(study.local_steps) < 1:
+        raise ConfigurationError(f"study.local_steps has {min(study.local_steps)}; a round takes one step at least.")
     if min(study.folds) < 0:
         raise ConfigurationError(f"study.folds has {min(study.folds)}; folds are counted from 0.")
 

@@ -6,7 +6,7 @@ that was stopped goes on with the same command.
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,9 +56,9 @@ class RunKey(NamedTuple):
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a study: its whole configuration, and where its files go."""
+    """One run of a study: what tells it from the others, its whole configuration, and where its files go."""
 
-    key: RunKey
+    key: Hashable
     config: RunConfig
     folder: Path
 
@@ -68,8 +68,8 @@ class Outcome:
     """What became of a study's runs: summaries of those that are finished, and why the others are not."""
 
     planned: list[PlannedRun]
-    summaries: dict[RunKey, dict]
-    failures: dict[RunKey, str]
+    summaries: dict[Hashable, dict]
+    failures: dict[Hashable, str]
 
 
 def conduct(
@@ -95,16 +95,31 @@ def conduct(
     configs = {network: compose_network(words, network, config.study.networks) for network in config.study.networks}
     sites = config.sites or make_phantoms(config, console)
     planned = plan_runs(replace(config, sites=sites), configs, folder, wanted)
+    return carry_out(planned, config.study.jobs, console)
+
+
+def carry_out(planned: Sequence[PlannedRun], jobs: int, console: Console) -> Outcome:
+    """Make those of the planned runs that are not finished yet, ``jobs`` at a time, with a line for each.
+
+    Raises:
+        ConfigurationError: before anything runs, if a run's folder holds another one.
+        DataError: before anything runs, for exams that cannot be used.
+    """
     summaries = {
         run.key: summary for run in planned if (summary := finished_summary(run.config, run.folder)) is not None
     }
     pending = [run for run in planned if run.key not in summaries]
     _check_exams(pending)
-    jobs, threads = config.study.jobs, planned[0].config.threads
     already = f", {len(summaries)} of them already finished" if summaries else ""
+    threads = planned[0].config.threads
     console.print(f"{len(planned)} runs{already}; {jobs} at a time, threads each: {threads}", markup=False)
-    failures = _carry_out(pending, jobs, console, summaries)
+    failures = _make(pending, jobs, console, summaries)
     return Outcome(planned, {run.key: summaries[run.key] for run in planned if run.key in summaries}, failures)
+
+
+def threads_each(config: RunConfig) -> int:
+    """Threads of each of a study's runs: as configured, or an equal part of the cores."""
+    return config.threads or max(1, _cores() // config.study.jobs)
 
 
 def plan_runs(
@@ -125,7 +140,7 @@ def plan_runs(
         ConfigurationError: if a run cannot be as it is asked for, or nothing is wanted.
     """
     study, planned = config.study, []
-    threads = config.threads or max(1, _cores() // study.jobs)
+    threads = threads_each(config)
     for fold in study.folds:
         for network, own in configs.items():
             for strategy in strategies_of(study, config.sites):
@@ -188,15 +203,15 @@ def dice_of(summary: dict) -> dict[str, float | None]:
 
 def _check_exams(pending: Sequence[PlannedRun]) -> None:
     """Read all exams once: what cannot be used is said before anything runs, and the runs find their slices cut."""
-    last = max((run.key.fold for run in pending), default=0)
+    last = max((run.config.fold for run in pending), default=0)
     cuts = {(run.config.data.slice_size, run.config.data.slice_axis): run.config for run in pending}
     for config in cuts.values():
         load_sites(replace(config, fold=last))
 
 
-def _carry_out(
-    pending: Sequence[PlannedRun], jobs: int, console: Console, summaries: dict[RunKey, dict]
-) -> dict[RunKey, str]:
+def _make(
+    pending: Sequence[PlannedRun], jobs: int, console: Console, summaries: dict[Hashable, dict]
+) -> dict[Hashable, str]:
     """Run what is pending and add its summaries to ``summaries``; returns why runs failed."""
     durations, failures = [], {}
     bar = Progress(

@@ -1,6 +1,7 @@
 """Runs that belong together: each module is one ``experiment=NAME``, or several of a kind."""
 
 from .demo import run_demo
+from .ladder import run_ladder
 from .lockstep import run_lockstep
 from .msc_fidelity import run_msc_fidelity
 from .phantoms import run_phantoms
@@ -16,7 +17,14 @@ EXPERIMENTS = {
 }
 """``experiment=NAME`` → function of configuration, sites, folder and console that returns the summary."""
 
-STUDIES = {"study": run_study, "table1": run_table1, "table2": run_study, "table3": run_study, "table4": run_table4}
+STUDIES = {
+    "ladder": run_ladder,
+    "study": run_study,
+    "table1": run_table1,
+    "table2": run_study,
+    "table3": run_study,
+    "table4": run_table4,
+}
 """The same for experiments that compose runs themselves: functions of configuration, the words that it was composed with,
 folder and console. They read no exams before they know which are needed. ``failures`` in their summary (run → reason) ends
 the command with exit code 1."""

@@ -1,0 +1,133 @@
+"""``experiment=ladder``: what talking to each other buys, rung by rung from sites alone to pooled training."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from mtmd_core.config import RunConfig
+from mtmd_core.durable import write_csv
+from mtmd_core.statistics import Difference, mean_and_deviation
+
+from ..comparison import UNDEFINED, Method, Row, empty_if_undefined
+from ..data import make_phantoms
+from ..ladder import LOCAL, Rung, plan_ladder, rungs_of
+from ..ladder_plot import draw_ladder
+from ..study import Outcome, carry_out
+
+MEGABYTE = 1e6
+
+
+def run_ladder(config: RunConfig, words: Sequence[str], folder: Path, console: Console) -> dict:
+    """Make all runs, print the rungs side by side, and write ``ladder.csv`` and ``ladder.png``.
+
+    One row a rung: its Dice in percent on the test exams of all sites and of the worst one (mean and sample standard deviation
+    over folds); the paired differences of the mean Dice to its twin (the pooled run of the same strategy; for a variant, the rung
+    without it) and to local training, with 95 % confidence intervals (Student's t over folds); megabytes of all sites together in
+    both directions, auto-encoder included; and seconds.
+    """
+    config.sites = config.sites or make_phantoms(config, console)
+    outcome = carry_out(plan_ladder(config, folder), config.study.jobs, console)
+    methods = {rung: _method(rung, outcome, config) for rung in rungs_of(config)}
+    rows = [_row(rung, methods, outcome, config) for rung in methods]
+    write_csv(folder / "ladder.csv", rows)
+    _print(rows, sorted(config.sites), console)
+    draw_ladder(methods, folder / "ladder.png")
+    console.print(f"all columns: {folder / 'ladder.csv'}; picture: {folder / 'ladder.png'}", markup=False)
+    return {
+        "experiment": "ladder",
+        "rows": rows,
+        "failures": {str(key): reason for key, reason in outcome.failures.items()},
+    }
+
+
+def traffic(folder: Path) -> tuple[float, float]:
+    """Bytes to the sites and from them in all rounds of a federation, its auto-encoder's too; 0 without a federation."""
+    towards, back = 0, 0
+    for path in folder.glob("*round_metrics.jsonl"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            towards, back = towards + record.get("bytes_to_site", 0), back + record.get("bytes_from_site", 0)
+    return towards, back
+
+
+def _method(rung: Rung, outcome: Outcome, config: RunConfig) -> Method:
+    sites = tuple(sorted(config.sites))
+    folds = {
+        key.fold: {site: summary["sites"][site]["foreground_mean"] for site in sites}
+        for key, summary in outcome.summaries.items()
+        if key.rung == rung
+    }
+    return Method(config.network.name, rung.name, config.network.encoder_weights, sites, folds)
+
+
+def _row(rung: Rung, methods: Mapping[Rung, Method], outcome: Outcome, config: RunConfig) -> Row:
+    method, local = methods[rung], methods[Rung("individual", LOCAL)]
+    runs = [run for run in outcome.planned if run.key.rung == rung]
+    row: Row = {
+        "rung": rung.name,
+        "strategy": rung.strategy,
+        "kind": rung.kind,
+        "local_steps": rung.local_steps,
+        "variant": rung.variant,
+        "folds": len(method.folds),
+        "encoder_weights": method.encoder_weights,
+        "images_a_site": config.training.steps * (config.training.batch_size // len(config.sites)),
+    }
+    row |= _pair("dice", *mean_and_deviation(list(method.dice(method.sites).values())))
+    worst = method.worst_site()
+    row |= {"worst_site": worst[0], "worst_site_dice": empty_if_undefined(worst[1])} if worst else {}
+    for site in method.sites:
+        row |= _pair(f"{site}_dice", *method.over_folds(site, "dice"))
+        row[f"{site}_minus_local"] = empty_if_undefined(method.against(local, [site]).mean)
+    twin = methods.get(rung.twin)
+    row["twin"] = twin.strategy if twin else None
+    row |= _interval("minus_twin", method.against(twin, method.sites))
+    row |= _interval("minus_local", method.against(local, method.sites))
+    sums = [traffic(run.folder) for run in runs if run.key in outcome.summaries]
+    for column, values in zip(("megabytes_to_sites", "megabytes_from_sites"), zip(*sums, strict=True), strict=False):
+        row[column] = round(sum(values) / len(values) / MEGABYTE, 3)
+    seconds = [outcome.summaries[key]["seconds"] for key in outcome.summaries if key.rung == rung]
+    row["seconds"] = round(sum(seconds) / len(seconds), 1) if seconds else None
+    return row
+
+
+def _pair(name: str, mean: float, deviation: float) -> Row:
+    return {f"{name}_mean": empty_if_undefined(mean), f"{name}_std": empty_if_undefined(deviation)}
+
+
+def _interval(name: str, difference: Difference) -> Row:
+    return {
+        name: empty_if_undefined(difference.mean),
+        f"{name}_low": empty_if_undefined(difference.low),
+        f"{name}_high": empty_if_undefined(difference.high),
+    }
+
+
+def _print(rows: Sequence[Row], sites: Sequence[str], console: Console) -> None:
+    table = Table(Column("rung", no_wrap=True), *sites, "mean", "worst", title="Dice in % on the test exams")
+    for title in ("− twin (95 % CI)", "− local (95 % CI)", "MB", "s"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        cells = [_number(row.get(f"{site}_dice_mean")) for site in (*sites,)]
+        table.add_row(
+            row["rung"], *cells, _number(row["dice_mean"]), _number(row.get("worst_site_dice")),
+            *(_with_interval(row, name) for name in ("minus_twin", "minus_local")),
+            _number((row.get("megabytes_to_sites") or 0) + (row.get("megabytes_from_sites") or 0)), _number(row["seconds"], 0),
+        )  # fmt: skip
+    console.print(table)
+    console.print("twin: the pooled run of the same strategy; of a variant, the rung without it")
+
+
+def _with_interval(row: Row, name: str) -> str:
+    if row[name] is None:
+        return ""
+    interval = "" if row[f"{name}_low"] is None else f" ({row[f'{name}_low']:+.1f} to {row[f'{name}_high']:+.1f})"
+    return f"{row[name]:+.1f}{interval}"
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return UNDEFINED if value is None or math.isnan(value) else f"{value:.{digits}f}"
