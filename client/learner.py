@@ -28,7 +28,6 @@ from mtmd_core.objectives import (
     segment,
 )
 from mtmd_core.parameters import partition, put, take
-from mtmd_core.prototypes import Minimum
 from mtmd_core.strategies import EVERY_SITE, LabelSpace, strategy_named
 from mtmd_core.training import (
     LOSS,
@@ -43,7 +42,7 @@ from mtmd_core.training import (
 from mtmd_core.update_encoding import FLOAT32, INT8, encode_update, what_was_lost
 from mtmd_core.wire import GRADIENT, SHARED, UPDATE, Contribution, RoundPlan, Terms
 
-from .contrast import ContrastWork
+from .contrast import ContrastWork, PrototypePolicy
 from .site_state import Remembered, SiteState
 
 _EMBEDDINGS = "embeddings/"
@@ -213,21 +212,11 @@ class Learner:
             self._residual = {name: torch.from_numpy(array) for name, array in lost.items()}
         self.contribution = Contribution(UPDATE, sent)
 
-    def prototypes(
-        self, plan: RoundPlan, terms: Terms, minimum: Minimum, slices_per_exam: int | None
-    ) -> dict[str, np.ndarray] | None:
-        """After training: what the site may send of its embeddings; None without a contrast, or with too few exams or slices.
-
-        Args:
-            plan, terms: of the round.
-            minimum, slices_per_exam: what the site itself asks for; of its limits and the plan's the stricter hold.
-        """
-        contrast = terms.contrast
-        if contrast is None:
+    def prototypes(self, plan: RoundPlan, terms: Terms, policy: PrototypePolicy) -> dict[str, np.ndarray] | None:
+        """After training: what the site may send of its embeddings; None without a contrast, or where its policy allows none."""
+        if terms.contrast is None:
             return None
-        stricter = Minimum(max(minimum.exams, contrast.minimum_exams), max(minimum.slices, contrast.minimum_slices))
-        limits = [limit for limit in (slices_per_exam, contrast.slices_per_exam) if limit]
-        return self.contrast.prototypes(self.network, contrast, self.steps(plan), stricter, min(limits, default=None))
+        return self.contrast.prototypes(self.network, terms.contrast, plan.round, self.steps(plan), policy)
 
     def remember(self, plan: RoundPlan, state: SiteState) -> None:
         """Save the round's private state, and forget what no later visit can ask for."""

@@ -53,6 +53,9 @@ class SiteSettings:
     minimum_exams: int = _MINIMUM_EXAMS
     minimum_slices: int = _MINIMUM_SLICES
     slices_per_exam: int | None = None
+    noise_multiplier: float = 0
+    delta: float = 1e-5
+    max_epsilon: float | None = None
     limits: Mapping[str, int] = field(default_factory=lambda: dict(_LIMITS))
 
     def __post_init__(self) -> None:
@@ -72,9 +75,15 @@ class SiteSettings:
         for word, least in (("minimum_exams", _MINIMUM_EXAMS), ("minimum_slices", _MINIMUM_SLICES)):
             _check_count(word, getattr(self, word), least)
         for word in ("connect_timeout_seconds", "message_timeout_seconds", "poll_seconds", "server_poll_seconds"):
-            value = getattr(self, word)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-                raise ConfigurationError(f"{word} is {value!r}; it must be a finite number of seconds above 0.")
+            _check_number(word, getattr(self, word), "finite number of seconds")
+        _check_number("noise_multiplier", self.noise_multiplier, zero=True)
+        _check_number("delta", self.delta, below=1)
+        if self.max_epsilon is not None:
+            _check_number("max_epsilon", self.max_epsilon)
+        if self.max_epsilon is not None and not self.noise_multiplier:
+            raise ConfigurationError(
+                f"max_epsilon is {self.max_epsilon}, but without noise_multiplier no epsilon is finite: set both, or neither."
+            )
         if not isinstance(self.limits, Mapping):
             raise ConfigurationError(f"limits is {self.limits!r}; it must hold lines of the form 'key: number'.")
         check_keys(self.limits, tuple(_LIMITS), "limits")
@@ -197,3 +206,14 @@ def _check_strategies(value: object) -> None:
 def _check_count(word: str, value: object, least: int = 1) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigurationError(f"{word} is {value!r}; it must be a whole number of at least {least}.")
+
+
+def _check_number(
+    word: str, value: object, what: str = "finite number", below: float = float("inf"), zero: bool = False
+) -> None:
+    number = not isinstance(value, bool) and isinstance(value, int | float)
+    if not number or not 0 <= value < below or (value == 0 and not zero):
+        bound = "" if below == float("inf") else f" and below {below:g}"
+        raise ConfigurationError(
+            f"{word} is {value!r}; it must be a {what} {'of at least' if zero else 'above'} 0{bound}."
+        )

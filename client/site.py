@@ -20,15 +20,17 @@ from mtmd_core.evaluation import SiteScores
 from mtmd_core.models import save_model
 from mtmd_core.networks.build import count_parameters
 from mtmd_core.objectives import PriorTerm
-from mtmd_core.prototypes import MINIMUM, Minimum
+from mtmd_core.prototypes import Minimum
 from mtmd_core.strategies import FEDERATED_STRATEGIES, Contrast, strategy_named
 from mtmd_core.training import OnStep
 from mtmd_core.wire import Receipt, RoundPlan, SiteFacts, Terms
 
+from .contrast import PrototypePolicy
 from .learner import Learner
 from .ledger import Ledger
 from .outbox import Outbox
 from .prior import SitePrior, autoencoder_plan
+from .privacy import PrivacyBudget
 from .settings import SiteSettings
 from .site_state import DiskState, SiteState
 
@@ -56,8 +58,7 @@ class Site:
         results: folder for the site's own summary and model; None keeps them in memory alone.
         limits: the most that a plan may ask for; see ``configs/client.yaml``.
         strategies: those that the site takes part in; they decide what is shared.
-        minimum: exams and slices that the prototypes it sends must be of.
-        slices_per_exam: no exam counts in them for more of its slices; None for no limit.
+        policy: what it asks of the prototypes that it sends.
         lockstep: whether it takes part in lock-step, in which gradients of single batches leave it: a simulation's sites alone.
         on_step: called after each training step.
 
@@ -73,8 +74,7 @@ class Site:
     results: Path | None = None
     limits: Mapping[str, int] = field(default_factory=dict)
     strategies: tuple[str, ...] = FEDERATED_STRATEGIES
-    minimum: Minimum = MINIMUM
-    slices_per_exam: int | None = None
+    policy: PrototypePolicy = field(default_factory=PrototypePolicy)
     lockstep: bool = False
     on_step: OnStep | None = None
     exit_code: int | None = None
@@ -109,7 +109,7 @@ class Site:
         metrics |= {"seconds_training": time.perf_counter() - started, "steps": learner.steps(plan)}
         if plan.tell_slices:
             metrics["training_slices"] = learner.slices
-        prototypes = learner.prototypes(plan, terms, self.minimum, self.slices_per_exam)
+        prototypes = learner.prototypes(plan, terms, self.policy)
         learner.remember(plan, self.state)
         return self._receipt(plan), metrics, prototypes
 
@@ -123,6 +123,8 @@ class Site:
         scores = learner.evaluate(plan, learner.split.test)
         self.tested = scores
         self.summary = scores.summary | {"round": plan.round, "split": learner.split.as_dict()}
+        if (privacy := self.policy.budget.facts()) is not None:
+            self.summary["privacy"] = privacy
         if self.results is not None:
             save_model(self.results / "model.safetensors", learner.network, learner.card)
             write_json(self.results / "summary.json", self.summary)
@@ -241,7 +243,11 @@ def open_site(settings: SiteSettings) -> Site:
         device=choose_device(settings.device),
         results=settings.state / "results",
         limits=settings.limits,
-        minimum=minimum,
-        slices_per_exam=settings.slices_per_exam,
+        policy=PrototypePolicy(minimum, settings.slices_per_exam, _budget(settings)),
         strategies=settings.strategies,
     )
+
+
+def _budget(settings: SiteSettings) -> PrivacyBudget:
+    path = settings.state / "privacy.json"
+    return PrivacyBudget(settings.noise_multiplier, settings.delta, settings.max_epsilon, path)

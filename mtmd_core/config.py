@@ -39,6 +39,7 @@ EXPERIMENTS = (
     "lockstep",
     "msc_fidelity",
     "phantoms",
+    "privacy",
     "study",
     "table1",
     "table2",
@@ -192,6 +193,7 @@ class PrototypeConfig:
     slices_per_exam: int | None = None
     maximum_age_rounds: int = 5
     full_pass_steps: int = 100
+    noise_multiplier: float = 0.0
 
 
 @dataclass

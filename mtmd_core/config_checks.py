@@ -95,6 +95,7 @@ def checked(config: RunConfig) -> RunConfig:
     _check_training(config)
     _check_loss(config.loss)
     _check_study(config.study)
+    _check_noise(config.prototypes.noise_multiplier)
     _check_server_optimiser(config.federation.server_optimiser)
     _check_federation(config)
     _check_network(config.network, config.data.slice_size)
@@ -152,6 +153,13 @@ def _check_loss(loss: LossConfig) -> None:
         weight = getattr(loss, entry.name)
         if not 0 <= weight < math.inf:
             raise ConfigurationError(f"loss.{entry.name} is {weight}; it must be a finite number of at least 0.")
+
+
+def _check_noise(noise_multiplier: float) -> None:
+    if not 0 <= noise_multiplier < math.inf:
+        raise ConfigurationError(
+            f"prototypes.noise_multiplier is {noise_multiplier}; it must be a finite number of at least 0."
+        )
 
 
 def _check_study(study: StudyConfig) -> None:

@@ -101,7 +101,6 @@ def refusal(
     sizes: Sequence[int],
     temperature: float = 0.1,
     minimum: Minimum = MINIMUM,
-    noised: bool = False,
 ) -> str | None:
     """Why a message holds no prototypes, with the scale; None if it does. Arguments as for :func:`fault_of`."""
     try:
@@ -109,22 +108,19 @@ def refusal(
     except ValueError as error:
         return str(error)
     for number, prototype in enumerate(prototypes, start=1):
-        fault = fault_of(prototype, temperature, minimum, noised)
+        fault = fault_of(prototype, temperature, minimum)
         if fault is not None:
             return f"{fault}: s{number}"
     return None
 
 
-def fault_of(
-    prototype: Prototype, temperature: float = 0.1, minimum: Minimum = MINIMUM, noised: bool = False
-) -> Fault | None:
+def fault_of(prototype: Prototype, temperature: float = 0.1, minimum: Minimum = MINIMUM) -> Fault | None:
     """The first thing that is wrong with a prototype of the right shapes; None if it can be one.
 
     Args:
         prototype: from whomever.
         temperature: τ of Eq. 5.
         minimum: exams and slices that it must count.
-        noised: whether noise was added to it on purpose; then ``tr Σ + ‖μ‖² = 1`` is not asked for.
     """
     if not all(bool(torch.isfinite(tensor).all()) for tensor in prototype.tensors().values()):
         return Fault.NOT_FINITE
@@ -147,7 +143,7 @@ def fault_of(
         for name in ("shares", "weighted_shares")
     ):
         return Fault.NOT_SHARES
-    if not noised and abs(_mean_square(exact) - 1) > 10 * TOLERANCE:
+    if abs(_mean_square(exact) - 1) > 10 * TOLERANCE:
         return Fault.NOT_UNIT_NORM
     excess = (
         float(exact["log_nu"]) + 1 / temperature

@@ -83,4 +83,5 @@ def _contrast_plan(config: RunConfig, contrast: Contrast, weight: float) -> Cont
         minimum_slices=words.minimum_slices,
         slices_per_exam=words.slices_per_exam or 0,
         full_pass_steps=words.full_pass_steps,
+        noise_multiplier=float(words.noise_multiplier),
     )

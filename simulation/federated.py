@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from client.app import build_client_app
+from client.contrast import PrototypePolicy
 from client.ledger import Ledger
 from client.outbox import Outbox
+from client.privacy import PrivacyBudget
 from client.site import Site
 from client.site_state import DiskState
 from mtmd_core.arrays import keep_memory
@@ -24,6 +26,7 @@ from mtmd_core.devices import choose_device
 from mtmd_core.evaluation import SiteScores
 from mtmd_core.models import save_model
 from mtmd_core.scores import summarise_run
+from mtmd_core.seeds import derive_seed
 from mtmd_core.strategies import Sharing, strategy_named
 from server.app import Outcome, coordinate
 from server.participation import training_sites
@@ -114,6 +117,7 @@ def build_site(config: RunConfig, data: SiteData, folder: Path, display: RunDisp
         state=DiskState(folder / MEMORY / data.site),
         outbox=Outbox(config.federation.release, ledger),
         device=choose_device(config.device),
+        policy=PrototypePolicy(budget=PrivacyBudget(seed=derive_seed(config.seed, "noise", data.site))),
         lockstep=True,
         on_step=display.step,
     )

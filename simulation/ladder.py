@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from mtmd_core.config import RunConfig
+from mtmd_core.config import FederationConfig, RunConfig
 from mtmd_core.config_checks import checked, share_of_batch
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.strategies import Contrast, strategy_named
@@ -63,7 +63,7 @@ def rungs_of(config: RunConfig) -> list[Rung]:
     """All rungs: local, consensus, then of every strategy its federations and the pooled twin, then variants.
 
     Variants go with the middle number of local steps: int8 updates of the last strategy, and of the first strategy with
-    a contrast the first-order prototypes and the own-batch terms.
+    a contrast the first-order prototypes, the own-batch terms and noise.
     """
     study = config.study
     rungs = [Rung("individual", LOCAL), Rung("dsl", CONSENSUS)]
@@ -77,7 +77,7 @@ def rungs_of(config: RunConfig) -> list[Rung]:
     return rungs
 
 
-_ABLATIONS = {"first_order": {"order": "first"}, "own_batch": {"own_batch": True}}
+_ABLATIONS = {"first_order": {"order": "first"}, "own_batch": {"own_batch": True}, "noised": {"noise_multiplier": 1.0}}
 """Variant → words of ``prototypes``."""
 
 
@@ -108,6 +108,9 @@ def rung_config(config: RunConfig, rung: Rung, fold: int) -> RunConfig:
         # Alone, a network sees the whole batch (Table 1 of the paper); here a site's images are as many as in a federation.
         share = share_of_batch(training.batch_size, len(config.sites), "training.batch_size")
         own = replace(own, training=replace(training, batch_size=share))
+        federation = FederationConfig(
+            calibration_batches=federation.calibration_batches
+        )  # nothing is shared in any way
     local_steps = {LOCAL: training.validate_every_steps, CONSENSUS: training.steps}.get(rung.kind, rung.local_steps)
     federation = replace(
         federation,

@@ -5,6 +5,7 @@ from .ladder import run_ladder
 from .lockstep import run_lockstep
 from .msc_fidelity import run_msc_fidelity
 from .phantoms import run_phantoms
+from .privacy import run_privacy
 from .study import run_study
 from .table1 import run_table1
 from .table4 import run_table4
@@ -14,6 +15,7 @@ EXPERIMENTS = {
     "lockstep": run_lockstep,
     "msc_fidelity": run_msc_fidelity,
     "phantoms": run_phantoms,
+    "privacy": run_privacy,
 }
 """``experiment=NAME`` → function of configuration, sites, folder and console that returns the summary."""
 

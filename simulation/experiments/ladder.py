@@ -66,7 +66,6 @@ def _method(rung: Rung, outcome: Outcome, config: RunConfig) -> Method:
 
 def _row(rung: Rung, methods: Mapping[Rung, Method], outcome: Outcome, config: RunConfig) -> Row:
     method, local = methods[rung], methods[Rung("individual", LOCAL)]
-    runs = [run for run in outcome.planned if run.key.rung == rung]
     row: Row = {
         "rung": rung.name,
         "strategy": rung.strategy,
@@ -79,7 +78,7 @@ def _row(rung: Rung, methods: Mapping[Rung, Method], outcome: Outcome, config: R
     }
     row |= _pair("dice", *mean_and_deviation(list(method.dice(method.sites).values())))
     worst = method.worst_site()
-    row |= {"worst_site": worst[0], "worst_site_dice": empty_if_undefined(worst[1])} if worst else {}
+    row["worst_site"], row["worst_site_dice"] = (worst[0], empty_if_undefined(worst[1])) if worst else (None, None)
     for site in method.sites:
         row |= _pair(f"{site}_dice", *method.over_folds(site, "dice"))
         row[f"{site}_minus_local"] = empty_if_undefined(method.against(local, [site]).mean)
@@ -87,9 +86,10 @@ def _row(rung: Rung, methods: Mapping[Rung, Method], outcome: Outcome, config: R
     row["twin"] = twin.strategy if twin else None
     row |= _interval("minus_twin", method.against(twin, method.sites))
     row |= _interval("minus_local", method.against(local, method.sites))
-    sums = [traffic(run.folder) for run in runs if run.key in outcome.summaries]
-    for column, values in zip(("megabytes_to_sites", "megabytes_from_sites"), zip(*sums, strict=True), strict=False):
-        row[column] = round(sum(values) / len(values) / MEGABYTE, 3)
+    folders = [run.folder for run in outcome.planned if run.key.rung == rung and run.key in outcome.summaries]
+    sums = [traffic(folder) for folder in folders]
+    for place, column in enumerate(("megabytes_to_sites", "megabytes_from_sites")):
+        row[column] = round(sum(both[place] for both in sums) / len(sums) / MEGABYTE, 3) if sums else None
     seconds = [outcome.summaries[key]["seconds"] for key in outcome.summaries if key.rung == rung]
     row["seconds"] = round(sum(seconds) / len(seconds), 1) if seconds else None
     return row
@@ -112,11 +112,11 @@ def _print(rows: Sequence[Row], sites: Sequence[str], console: Console) -> None:
     for title in ("− twin (95 % CI)", "− local (95 % CI)", "MB", "s"):
         table.add_column(title, justify="right")
     for row in rows:
-        cells = [_number(row.get(f"{site}_dice_mean")) for site in (*sites,)]
+        cells = [_number(row[f"{site}_dice_mean"]) for site in sites]
         table.add_row(
-            row["rung"], *cells, _number(row["dice_mean"]), _number(row.get("worst_site_dice")),
+            row["rung"], *cells, _number(row["dice_mean"]), _number(row["worst_site_dice"]),
             *(_with_interval(row, name) for name in ("minus_twin", "minus_local")),
-            _number((row.get("megabytes_to_sites") or 0) + (row.get("megabytes_from_sites") or 0)), _number(row["seconds"], 0),
+            _number((row["megabytes_to_sites"] or 0) + (row["megabytes_from_sites"] or 0)), _number(row["seconds"], 0),
         )  # fmt: skip
     console.print(table)
     console.print("twin: the pooled run of the same strategy; of a variant, the rung without it")

@@ -72,7 +72,7 @@ def run_msc_fidelity(config: RunConfig, sites: dict[str, SiteData], folder: Path
         config.sites = given
     records = []
     for dataset, members in datasets.items():
-        trial = _Trial(config, members)
+        trial = Trial(config, members)
         with RunDisplay(trial.steps, console) as display:
             display.stage(f"training {dataset}")
             records += [{"dataset": dataset} | record for record in trial.run(display)]
@@ -97,7 +97,7 @@ class _Recording:
         return self.term(output, shares)
 
 
-class _Trial:
+class Trial:
     """One network in training on the sites of one dataset."""
 
     def __init__(self, config: RunConfig, sites: Mapping[str, SiteData]) -> None:
@@ -118,18 +118,19 @@ class _Trial:
 
     def run(self, display: RunDisplay) -> list[dict]:
         """Records of all stages."""
-        records = self._records("start", 0, *self._fresh())
+        records = self._records("start", 0, *self.fresh())
         for stage, end in (("first_round", self.local_steps), ("middle", self.steps // 2), ("end", self.steps)):
-            self._train(end - self.local_steps, display)
-            _, old = self._fresh()
-            recent = self._train(end, display)
-            embeddings, fresh = self._fresh()
+            self.train(end - self.local_steps, display)
+            _, old = self.fresh()
+            recent = self.train(end, display)
+            embeddings, fresh = self.fresh()
             refreshed = {domain: own.summarise(self.temperature) for domain, own in recent.items()}
             records += self._records(stage, 0, embeddings, fresh)
             records += self._records(stage, 1, embeddings, old, refreshed)
         return records
 
-    def _train(self, end: int, display: RunDisplay) -> dict[str, RecentEmbeddings]:
+    def train(self, end: int, display: RunDisplay) -> dict[str, RecentEmbeddings]:
+        """Train up to a step; each site's running averages of the embeddings on the way."""
         recent = {domain: RecentEmbeddings(HALF_LIFE) for domain in self.pool.sources}
         for step in range(self.step, end):
 
@@ -143,7 +144,7 @@ class _Trial:
         self.step = end
         return recent
 
-    def _fresh(self) -> tuple[Embeddings, dict[str, list[Prototype]]]:
+    def fresh(self) -> tuple[Embeddings, dict[str, list[Prototype]]]:
         """Embeddings of all training slices, and their prototypes."""
         embeddings, prototypes = {}, {}
         for domain, (source,) in self.pool.sources.items():
@@ -173,7 +174,7 @@ class _Trial:
             estimates[MINIBATCH] = minibatch_gradients(embeddings, share, self.temperature)
         return [
             {"stage": stage, "scale": f"s{scale + 1}", "estimator": estimator, "age_rounds": age}
-            | _agreement(embeddings, estimate, truth, scale, share)
+            | agreement(embeddings, estimate, truth, scale, share)
             for estimator, estimate in estimates.items()
             for scale in range(len(next(iter(truth.values()))))
         ]
@@ -193,15 +194,15 @@ class _Trial:
         share = self.recipe.share
         mixtures = {domain: mix(each, self.temperature) for domain, each in known.items()}
         estimates = {
-            DEFAULT: _prototype_gradients(embeddings, mixtures, share, self.temperature),
-            FIRST_ORDER: _prototype_gradients(
+            DEFAULT: prototype_gradients(embeddings, mixtures, share, self.temperature),
+            FIRST_ORDER: prototype_gradients(
                 embeddings, {d: mix(each, self.temperature) for d, each in means.items()}, share, self.temperature
             ),
-            OWN_BATCH: _prototype_gradients(embeddings, mixtures, share, self.temperature, own_batch_contrast),
+            OWN_BATCH: prototype_gradients(embeddings, mixtures, share, self.temperature, own_batch_contrast),
         }
         if refreshed is not None:
             old = dict.fromkeys(prototypes, mix(prototypes, self.temperature))
-            estimates[NOT_REFRESHED] = _prototype_gradients(embeddings, old, share, self.temperature)
+            estimates[NOT_REFRESHED] = prototype_gradients(embeddings, old, share, self.temperature)
         return estimates
 
 
@@ -244,7 +245,7 @@ def minibatch_gradients(embeddings: Embeddings, share: int, temperature: float) 
     return gradients
 
 
-def _prototype_gradients(
+def prototype_gradients(
     embeddings: Embeddings,
     mixtures: Mapping[str, DomainMixture],
     share: int,
@@ -266,7 +267,7 @@ def _batches(embeddings: Embeddings, domain: str, share: int) -> int:
     return min(BATCHES, len(embeddings[domain][0]) // share)
 
 
-def _agreement(
+def agreement(
     embeddings: Embeddings, estimate: Gradients, truth: Gradients, scale: int, share: int
 ) -> dict[str, float]:
     """Cosine and error in length along the sphere: means over the batches of the site where they are worst."""

@@ -82,7 +82,7 @@ def test_a_plan_beyond_the_sites_own_limits_is_refused(site: Site, change: dict,
     assert site.learner is None
 
 
-CONTRAST = ContrastPlan(0.5, 0.1, False, False, False, False, 3, 50, 0, 100)
+CONTRAST = ContrastPlan(0.5, 0.1, False, False, False, False, 3, 50, 0, 100, 0.0)
 PRIOR = PriorPlan(0.1, "run-autoencoder", 2, 4, 2, 0)
 
 

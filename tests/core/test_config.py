@@ -68,6 +68,11 @@ from mtmd_core.errors import ConfigurationError
         ("prototypes.order=secnd", "prototypes.order=secnd is not known; did you mean 'second'?"),
         ("prototypes.minimum_exams=2", "prototypes.minimum_exams is 2; it must be at least 3"),
         ("prototypes.minimum_slices=49", "prototypes.minimum_slices is 49; it must be at least 50"),
+        (
+            "prototypes.noise_multiplier=-1",
+            "prototypes.noise_multiplier is -1.0; it must be a finite number of at least 0",
+        ),
+        ("study.local_steps=[0]", "study.local_steps has 0; a round takes one step at least"),
         ("prototypes.slices_per_exam=0", "prototypes.slices_per_exam is 0; it must be at least 1"),
         ("prototypes.maximum_age_rounds=0", "prototypes.maximum_age_rounds is 0"),
         ("prototypes.full_pass_steps=0", "prototypes.full_pass_steps is 0"),

@@ -98,11 +98,6 @@ def test_what_is_no_prototype_is_told_by_name(name, change, fault):
         assert refusal(to_arrays([sound, wrong]), [16, 16]) == f"{fault}: s2"
 
 
-def test_noise_excuses_a_norm_that_is_not_one_and_nothing_else():
-    assert fault_of(changed("residual", lambda x: x + 0.1), noised=True) is None
-    assert fault_of(changed("residual", lambda x: x - 0.1), noised=True) is Fault.NEGATIVE_VARIANCE
-
-
 def test_a_policy_may_ask_for_more_and_a_site_for_less():
     own = prototypes([16])[0]
     assert fault_of(own) is None

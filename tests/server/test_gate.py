@@ -152,7 +152,7 @@ def test_a_site_that_failed_is_refused_with_its_error():
     assert refusal == Refusal("ankle", "the site failed with error 2 (out of memory)")
 
 
-CONTRAST = ContrastPlan(0.1, 0.1, True, False, False, False, 3, 50, 0, 100)
+CONTRAST = ContrastPlan(0.1, 0.1, True, False, False, False, 3, 50, 0, 100, 0.0)
 SHELF = PrototypeShelf(NetworkConfig(width=4), CONTRAST, 5, {})  # of the bottleneck alone
 
 

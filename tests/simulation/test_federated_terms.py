@@ -12,6 +12,8 @@ from recorded_federation import RecordingGrid, arrays_of, open_sites
 from rich.console import Console
 from tiny_sites import SITES, run_words, write_sites
 
+from client.contrast import PrototypePolicy
+from client.privacy import DELTA, PrivacyBudget, epsilon
 from client.site import Site
 from mtmd_core.config import AUTOENCODER, RunConfig
 from mtmd_core.config_files import compose
@@ -94,6 +96,21 @@ def test_from_the_second_round_on_sites_are_held_against_each_others_prototypes(
     assert same(*(unpacked(message, SHARED) for message in after_first))
     assert not same(*ends.values())
     assert not any(name in message.content for message in grids["dsl"].to_sites for name in (CONTRAST, PRIOR))
+
+
+def test_noised_prototypes_cross_as_others_do_until_a_sites_budget_is_spent(folders, cache, tmp_path):
+    config = words(
+        folders, "dsl_ssc", "federation.rounds=3", "federation.local_steps=1", "prototypes.noise_multiplier=2"
+    )
+    sites = open_sites(folders, cache)
+    sites["knee"].policy = PrototypePolicy(budget=PrivacyBudget(max_epsilon=epsilon(((2.0, 2),), DELTA) + 0.01, seed=0))
+    _, grid = federate(config, sites, tmp_path / "run")
+    sent = [reply.metadata.src_node_id for reply in grid.from_sites if PROTOTYPES in reply.content]
+    assert sorted(sent.count(node) for node in set(sent)) == [2, 3, 3]
+    spent = {name: site.summary["privacy"]["releases"] for name, site in sites.items()}
+    assert spent == {"ankle": 3, "knee": 2, "shoulder": 3}
+    counts = {round_: len(brought(message)) for round_, message in grid.visits("ankle", SEGMENTATION).items()}
+    assert counts == {1: 0, 2: 2, 3: 2}
 
 
 def test_an_absent_sites_last_prototypes_are_used_until_they_are_too_old(folders, cache, tmp_path):

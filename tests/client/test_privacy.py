@@ -1,0 +1,67 @@
+"""A site's privacy budget: ε against its closed form, a budget that ends, and a memory that must not be lost."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from client.privacy import PrivacyBudget, epsilon
+from mtmd_core.errors import DataError
+
+
+def closed_form(releases: dict[float, int], delta: float) -> float:
+    """ε of composed Gaussian mechanisms, which are one of μ² = Σ count / multiplier² (Balle and Wang 2018, Theorem 8)."""
+    mu = math.sqrt(sum(count / multiplier**2 for multiplier, count in releases.items()))
+
+    def excess(guess: float) -> float:
+        return norm.cdf(mu / 2 - guess / mu) - math.exp(guess + norm.logcdf(-mu / 2 - guess / mu)) - delta
+
+    return brentq(excess, 0, mu * mu + 50 * mu)
+
+
+@pytest.mark.parametrize("releases", [{1.0: 1}, {10.0: 50}, {5.0: 3, 20.0: 7}])
+def test_epsilon_is_that_of_the_closed_form(releases):
+    assert epsilon(tuple(releases.items()), 1e-5) == pytest.approx(closed_form(releases, 1e-5), rel=1e-4)
+
+
+def test_without_noise_there_is_no_epsilon():
+    assert epsilon(((0.0, 1),), 1e-5) == math.inf
+    assert PrivacyBudget().facts() is None
+
+
+def test_a_plan_can_ask_for_more_noise_and_never_for_less():
+    budget = PrivacyBudget(noise_multiplier=2.0)
+    assert (budget.multiplier(0.0), budget.multiplier(1.0), budget.multiplier(3.0)) == (2.0, 2.0, 3.0)
+
+
+def test_a_budget_allows_what_fits_and_remembers_it(tmp_path: Path):
+    path = tmp_path / "privacy.json"
+    most = closed_form({10.0: 3}, 1e-5) + 1e-3
+    for spent in range(3):
+        budget = PrivacyBudget(10.0, 1e-5, most, path)  # as after a restart
+        assert budget.allows(10.0), spent
+        budget.spend(10.0)
+        assert json.loads(path.read_text()) == [[10.0, spent + 1]]
+    assert not PrivacyBudget(10.0, 1e-5, most, path).allows(10.0)
+    assert PrivacyBudget(10.0, 1e-5, most, path).facts() == {
+        "releases": 3, "delta": 1e-5, "epsilon": pytest.approx(closed_form({10.0: 3}, 1e-5), rel=1e-4),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"a": 1}', "[[1.0]]", "3"])
+def test_a_memory_that_cannot_be_read_stops_everything(text: str, tmp_path: Path):
+    (tmp_path / "privacy.json").write_text(text)
+    with pytest.raises(DataError, match="what was released before would be forgotten"):
+        PrivacyBudget(1.0, path=tmp_path / "privacy.json")
+
+
+def test_the_noise_of_a_simulation_repeats_itself_and_a_sites_does_not():
+    def draw(budget: PrivacyBudget, release: int) -> int:
+        return budget.generator(release).initial_seed()
+
+    simulated = PrivacyBudget(1.0, seed=3)
+    assert draw(simulated, 1) == draw(PrivacyBudget(1.0, seed=3), 1) != draw(simulated, 2)
+    assert draw(PrivacyBudget(1.0), 1) != draw(PrivacyBudget(1.0), 1)
