@@ -1,7 +1,8 @@
 """What noised prototypes have cost the exams of a site so far, and whether another release fits its budget.
 
 Every release of the same exams counts, in whichever run: (ε, δ) composes over all of them. The accounting is Google's
-``dp-accounting`` (privacy loss distributions, Doroshenko et al. 2022).
+``dp-accounting``: privacy loss distributions (Doroshenko et al. 2022), and Rényi divergences (Mironov 2017) where ε is so
+large that distributions do not fit into memory.
 """
 
 import json
@@ -21,6 +22,10 @@ from mtmd_core.seeds import derive_seed
 
 log = logging.getLogger(__name__)
 
+TIGHT_UPTO = 100.0
+"""Sum of 1/multiplier² over releases, up to which ε is computed from privacy loss distributions; it is some 90 there."""
+LOOSE_ORDERS = [1 + 10**exponent for exponent in (x / 10 for x in range(-50, 11))]
+"""Orders of the Rényi divergences: close to 1, as large ε wants them."""
 DELTA = 1e-5
 """δ that a site states its ε for, if it says nothing else."""
 
@@ -104,22 +109,24 @@ def epsilon(releases: tuple[tuple[float, int], ...], delta: float) -> float:
     """
     if any(multiplier <= 0 for multiplier, _ in releases):
         return math.inf
-    events, accountant = _accountant()
+    loss = sum(count / multiplier**2 for multiplier, count in releases)
+    events, accountant = _accountant(loss > TIGHT_UPTO)
     for multiplier, count in releases:
         accountant.compose(events.GaussianDpEvent(multiplier), count)
     return float(accountant.get_epsilon(delta))
 
 
-def _accountant() -> tuple:
+def _accountant(loose: bool = False) -> tuple:
     try:
         from dp_accounting import dp_event
         from dp_accounting.pld import PLDAccountant
+        from dp_accounting.rdp import RdpAccountant
     except ImportError:
         raise ConfigurationError(
             "noise on prototypes needs an accountant, which is not installed: pip install 'mtmd[privacy]', or set "
             "noise_multiplier to 0."
         ) from None
-    return dp_event, PLDAccountant()
+    return dp_event, RdpAccountant(LOOSE_ORDERS) if loose else PLDAccountant()
 
 
 def _read(path: Path) -> Counter[float]:

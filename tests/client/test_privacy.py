@@ -27,6 +27,13 @@ def test_epsilon_is_that_of_the_closed_form(releases):
     assert epsilon(tuple(releases.items()), 1e-5) == pytest.approx(closed_form(releases, 1e-5), rel=1e-4)
 
 
+@pytest.mark.parametrize("releases", [{0.09: 1}, {0.01: 10}, {0.001: 100}])
+def test_an_epsilon_beyond_all_use_is_an_upper_bound_near_the_closed_form(releases):
+    mu = math.sqrt(sum(count / multiplier**2 for multiplier, count in releases.items()))
+    bound = epsilon(tuple(releases.items()), 1e-5)
+    assert mu * mu / 2 < bound < 1.05 * (mu * mu / 2 + 4.5 * mu)  # ε is near μ²/2 + μ Φ⁻¹(1 − δ)
+
+
 def test_without_noise_there_is_no_epsilon():
     assert epsilon(((0.0, 1),), 1e-5) == math.inf
     assert PrivacyBudget().facts() is None

@@ -26,7 +26,7 @@ def test_noise_is_priced_in_epsilon_and_in_the_gradient(tmp_path: Path) -> None:
     simulate(compose("simulate", words), tmp_path / "out", Console(quiet=True), words)
     with open(tmp_path / "out" / "privacy.csv", encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["stage"] == "end"]
-    assert [row["epsilon"] for row in rows][0] == ""  # without noise there is no bound
+    assert rows[0]["epsilon"] == ""  # without noise there is no bound
     epsilons = [float(row["epsilon"]) for row in rows[1:]]
     assert epsilons == sorted(epsilons, reverse=True)
     assert all(float(row["epsilon_of_rounds"]) > float(row["epsilon"]) for row in rows[1:])
