@@ -33,7 +33,18 @@ ORDERS = ("second", "first")
 NO_WEIGHTS = "none"
 IMAGENET = "imagenet"
 WEIGHT_FILES = (".pth", ".safetensors")
-EXPERIMENTS = ("demo", "lockstep", "msc_fidelity", "phantoms", "study", "table1", "table2", "table3", "table4")
+EXPERIMENTS = (
+    "demo",
+    "lockstep",
+    "msc_fidelity",
+    "phantoms",
+    "study",
+    "table1",
+    "table2",
+    "table3",
+    "table4",
+    "table5",
+)
 
 
 @dataclass

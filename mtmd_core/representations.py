@@ -151,6 +151,8 @@ def _draw(unit: Mapping[str, NDArray], one: str, other: str, seed: int, pairs: i
 
 
 def _similarities(one: NDArray, other: NDArray, draw: tuple[NDArray, NDArray]) -> NDArray[np.float64]:
+    if len(one) * len(other) <= len(draw[0]):
+        return (one @ other.T)[draw].clip(-1, 1)
     parts = [
         np.einsum("pe,pe->p", one[draw[0][start : start + _AT_ONCE]], other[draw[1][start : start + _AT_ONCE]])
         for start in range(0, len(draw[0]), _AT_ONCE)

@@ -7,6 +7,7 @@ from .phantoms import run_phantoms
 from .study import run_study
 from .table1 import run_table1
 from .table4 import run_table4
+from .table5 import run_table5
 
 EXPERIMENTS = {
     "demo": run_demo,
@@ -16,7 +17,14 @@ EXPERIMENTS = {
 }
 """``experiment=NAME`` → function of configuration, sites, folder and console that returns the summary."""
 
-STUDIES = {"study": run_study, "table1": run_table1, "table2": run_study, "table3": run_study, "table4": run_table4}
+STUDIES = {
+    "study": run_study,
+    "table1": run_table1,
+    "table2": run_study,
+    "table3": run_study,
+    "table4": run_table4,
+    "table5": run_table5,
+}
 """The same for experiments that compose runs themselves: functions of configuration, the words that it was composed with,
 folder and console. They read no exams before they know which are needed. ``failures`` in their summary (run → reason) ends
 the command with exit code 1."""
