@@ -45,6 +45,7 @@ EXPERIMENTS = (
     "table2",
     "table3",
     "table4",
+    "table5",
 )
 
 

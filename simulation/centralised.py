@@ -25,6 +25,7 @@ from mtmd_core.transfer import transfer_weights
 from .fit import Trainee, fit, forget_checkpoints, forget_unfinished_lines
 from .pool import Pool
 from .progress import RunDisplay
+from .trained import ALL_SITES, network_file
 
 
 def run_centralised(
@@ -42,14 +43,14 @@ def run_centralised(
     for group in groups(config, sites):
         pool = Pool(config, group)
         splits |= pool.splits
-        name = next(iter(group)) if len(group) < len(sites) or len(sites) == 1 else "all_sites"
+        name = next(iter(group)) if len(group) < len(sites) or len(sites) == 1 else ALL_SITES
         display.stage(f"training {name}")
         network = build_network(config.network, pool.classes, config.seed)
         if origin is not None:
             transfer_weights(origin, strategy.source, network, name)
         network = placed(network, config)
         chosen |= dict.fromkeys(group, _fit_segmentation(pool, network, objective, name, folder, display))
-        save_model(folder / "models" / f"{name}.safetensors", network, pool.card)
+        save_model(network_file(folder, name), network, pool.card)
         if strategy.source in group:
             origin = network
         else:
@@ -150,7 +151,7 @@ def _fit_autoencoder(config: RunConfig, pool: Pool, folder: Path, display: RunDi
         lambda: pool.validate_reconstruction(network),
     )
     fit(trainee, folder, display)
-    save_model(folder / "models" / f"{AUTOENCODER}.safetensors", network, card)
+    save_model(network_file(folder, AUTOENCODER), network, card)
     return network
 
 

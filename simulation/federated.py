@@ -8,6 +8,7 @@ import logging
 import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from client.app import build_client_app
@@ -25,6 +26,7 @@ from mtmd_core.data.split import leave_one_out
 from mtmd_core.devices import choose_device
 from mtmd_core.evaluation import SiteScores
 from mtmd_core.models import save_model
+from mtmd_core.networks.build import build_network
 from mtmd_core.scores import summarise_run
 from mtmd_core.seeds import derive_seed
 from mtmd_core.strategies import Sharing, strategy_named
@@ -36,6 +38,7 @@ from server.strategy import Metrics, OnRound
 
 from .grid import InProcessGrid
 from .progress import RunDisplay
+from .trained import autoencoder_file, network_file
 
 MEMORY = "sites"
 """Folder of what sites remember while a run goes on."""
@@ -50,7 +53,7 @@ def run_federated(
     members = {name: build_site(config, data, folder, display) for name, data in sites.items()}
     outcome = federate(config, members, folder, display)
     for name, site in members.items():
-        save_model(folder / "models" / f"{name}.safetensors", site.learner.network, site.learner.card)
+        save_model(network_file(folder, name), site.learner.network, site.learner.card)
     summary = summarise_run({name: site.summary for name, site in members.items()}) | {
         "rounds": config.federation.rounds,
         "chosen_round": outcome.checkpoint.round,
@@ -94,9 +97,24 @@ def federate(config: RunConfig, members: dict[str, Site], folder: Path, display:
         on_round=_shown(display, "round", federation.rounds),
         on_autoencoder_round=_shown(display, "auto-encoder, round", federation.autoencoder_rounds),
     )
+    _save_autoencoders(outcome, members, folder)
     store.finish(None, outcome.checkpoint)
     shutil.rmtree(folder / MEMORY, ignore_errors=True)
     return outcome
+
+
+def _save_autoencoders(outcome: Outcome, members: Mapping[str, Site], folder: Path) -> None:
+    """Where the strategy has a prior: the auto-encoder as each site has it, which its memory would take along."""
+    phase, chosen = autoencoder_phase(outcome.plans.config), outcome.plans.prior_plan
+    if phase is None:
+        return
+    for name, site in members.items():
+        kept = site.state.frozen(chosen.run, chosen.round)
+        if kept is not None:  # it is, once the site has trained
+            card = replace(site.learner.card, network=phase.network)
+            network = build_network(card.network, card.domains, phase.seed)
+            network.load_state_dict(kept)
+            save_model(autoencoder_file(folder, name), network, card)
 
 
 def _shown(display: RunDisplay, title: str, rounds: int) -> OnRound:

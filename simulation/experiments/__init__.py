@@ -9,6 +9,7 @@ from .privacy import run_privacy
 from .study import run_study
 from .table1 import run_table1
 from .table4 import run_table4
+from .table5 import run_table5
 
 EXPERIMENTS = {
     "demo": run_demo,
@@ -26,6 +27,7 @@ STUDIES = {
     "table2": run_study,
     "table3": run_study,
     "table4": run_table4,
+    "table5": run_table5,
 }
 """The same for experiments that compose runs themselves: functions of configuration, the words that it was composed with,
 folder and console. They read no exams before they know which are needed. ``failures`` in their summary (run → reason) ends

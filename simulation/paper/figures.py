@@ -75,6 +75,22 @@ def scores_2d() -> dict[tuple[str, str], Figures]:
     }
 
 
+@cache
+def similarity_limits() -> dict[tuple[str, str, str], Figures]:
+    """(strategy, scale, "within" or "between" domains) → what section 5.2 says of Table 5's cosine similarities with Att-UNet:
+    ``mean_above``, ``mean_below``, ``std_above``.
+
+    The text names no strategy's single cells; of dsl_ssc it says that s5 alone is disentangled, without a figure.
+
+    >>> similarity_limits()["dsl_msc", "s9", "between"]
+    {'mean_above': 0.39, 'mean_below': 0.47, 'std_above': None}
+    """
+    return {
+        (row["strategy"], row["scale"], row["domains"]): _figures(row, skip=("strategy", "scale", "domains"))
+        for row in _rows("table_5_limits.csv")
+    }
+
+
 def like_with_like(network: str, encoder_weights: str) -> bool:
     """Whether the paper trained a network from the same kind of encoder: pre-trained, or drawn at random ("none")."""
     return network in designs() and designs()[network].pretrained == (encoder_weights != NO_WEIGHTS)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from simulation.paper.figures import designs, like_with_like, scores_2d, scores_3d
+from simulation.paper.figures import designs, like_with_like, scores_2d, scores_3d, similarity_limits
 
 PRETRAINED = ("inception_unet", "dense_unet", "efficient_unet")
 
@@ -72,3 +72,12 @@ def test_table_4() -> None:
 )
 def test_like_is_shown_with_like(network: str, weights: str, alike: bool) -> None:
     assert like_with_like(network, weights) is alike
+
+
+def test_what_the_paper_says_of_table_5() -> None:
+    limits = similarity_limits()
+    assert {key[0] for key in limits} == {"shared", "dsl_msc"}
+    assert {key[1] for key in limits} == {"s1", "s5", "s9"}
+    assert {tuple(limits["shared", scale, "between"].values()) for scale in ("s1", "s5", "s9")} == {(0.58, None, 0.06)}
+    assert ("shared", "s1", "within") not in limits
+    assert {tuple(limits["dsl_msc", scale, "within"].values()) for scale in ("s1", "s5", "s9")} == {(0.98, None, None)}
