@@ -17,14 +17,15 @@ from mtmd_core.page.exams import describe, exams
 from mtmd_core.page.figures import figures
 from mtmd_core.page.html import Html, element
 from mtmd_core.page.numbers import duration, number, score
-from mtmd_core.page.rounds import last_round, read_lines, rounds, totals
+from mtmd_core.page.rounds import last_round, read_lines, refusals_table, rounds, totals
 from mtmd_core.page.scores import scores
-from mtmd_core.page.tables import facts, table
+from mtmd_core.page.tables import facts
 
 REPORT = "report.html"
 FACTS = "facts.json"
 """What a run notes before it begins: its exams, the versions, the time."""
 _ROUNDS = {"round_metrics": "round_metrics.jsonl", "autoencoder_round_metrics": f"{AUTOENCODER}_round_metrics.jsonl"}
+REFUSALS = "refusals.jsonl"
 _INTERRUPTED = "This run is not finished: what follows is what it had reached. The same command goes on with it."
 
 
@@ -54,7 +55,8 @@ def told_by(folder: Path) -> dict[str, Any]:
         content["round_metrics"] = [line for line in own if line["network"] != AUTOENCODER]
     for name in _ROUNDS:
         content[f"{name}_totals"] = totals(content[name])
-    content["refusals"] = read_lines(folder / "refusals.jsonl")
+    files = (f"{AUTOENCODER}_{REFUSALS}", REFUSALS)
+    content["refusals"] = [line for file in files for line in read_lines(folder / file)]
     return content
 
 
@@ -119,12 +121,6 @@ def made_with(content: Mapping[str, Any]) -> list[Section]:
         Section("configuration", "Configuration", words(known, words_of(RunConfig()))),
         Section("versions", "Versions", versions_table(content.get("versions", {}))),
     ]
-
-
-def refusals_table(refusals: list[Mapping[str, Any]]) -> Html:
-    """Which replies a federation could not use, and why."""
-    rows = ([number(line["round"]), line["site"], line["reason"]] for line in refusals)
-    return table("Replies that were left out", ["Round", "Site", "Reason"], rows)
 
 
 def _autoencoder_rounds(content: Mapping[str, Any]) -> Html:

@@ -119,6 +119,12 @@ def rounds(lines: Lines, sums: Mapping[str, Mapping[str, float]]) -> Html:
     return join([curves(lines), totals_table(sums), lines_table(lines)]) if lines else Html()
 
 
+def refusals_table(refusals: Lines) -> Html:
+    """Which replies a federation could not use, and why: lines of ``refusals.jsonl``."""
+    rows = ([number(line["round"]), line["site"], line["reason"]] for line in refusals)
+    return table("Replies that were left out", ["Round", "Site", "Reason"], rows)
+
+
 def _sum(*names: str) -> Callable[[Mapping[str, Any]], float | None]:
     def value(line: Mapping[str, Any]) -> float | None:
         found = [line[name] for name in names if name in line]
