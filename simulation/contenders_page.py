@@ -129,7 +129,7 @@ def _differences(lines: Sequence[Mapping[str, Any]]) -> Html:
             number(line["mean"], 2, sign=True),
             number(line["low"], 2, sign=True),
             number(line["high"], 2, sign=True),
-            Number(f"{number(line['pairs'])} {line['over']}"),
+            Number(f"{number(line['pairs'])} of {line['over']}"),
         ]
         for line in lines
     )

@@ -27,7 +27,8 @@ class Metric:
     @property
     def heading(self) -> str:
         """For a table's column."""
-        return f"{self.title}, {self.unit} {'↑' if self.higher_is_better else '↓'}"
+        arrow = "↑" if self.higher_is_better else "↓"
+        return f"{self.title}, {self.unit}\u00a0{arrow}"
 
 
 METRICS = {
