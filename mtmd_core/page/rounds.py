@@ -22,7 +22,7 @@ _SUMMED = (
     "bytes_from_site",
     "prototype_bytes_from_site",
 )
-_PLACES = ("round", "step", "network", "site")
+_PLACES = ("run", "round", "step", "network", "site")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
