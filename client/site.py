@@ -20,6 +20,7 @@ from mtmd_core.evaluation import SiteScores
 from mtmd_core.models import save_model
 from mtmd_core.networks.build import count_parameters
 from mtmd_core.objectives import PriorTerm
+from mtmd_core.page.exams import describe
 from mtmd_core.prototypes import Minimum
 from mtmd_core.strategies import FEDERATED_STRATEGIES, Contrast, strategy_named
 from mtmd_core.training import OnStep
@@ -31,6 +32,7 @@ from .ledger import Ledger
 from .outbox import Outbox
 from .prior import SitePrior, autoencoder_plan
 from .privacy import PrivacyBudget
+from .report import note_round, write_report
 from .settings import SiteSettings
 from .site_state import DiskState, SiteState
 
@@ -109,6 +111,8 @@ class Site:
         metrics |= {"seconds_training": time.perf_counter() - started, "steps": learner.steps(plan)}
         if plan.tell_slices:
             metrics["training_slices"] = learner.slices
+        if self.results is not None:
+            note_round(self.results, plan, self.name, metrics)
         prototypes = learner.prototypes(plan, terms, self.policy)
         learner.remember(plan, self.state)
         return self._receipt(plan), metrics, prototypes
@@ -127,7 +131,9 @@ class Site:
             self.summary["privacy"] = privacy
         if self.results is not None:
             save_model(self.results / "model.safetensors", learner.network, learner.card)
-            write_json(self.results / "summary.json", self.summary)
+            ledger = self.outbox.ledger.path if self.outbox.ledger is not None else None
+            data = describe(learner.data, learner.split)
+            write_report(self.results, plan, self.name, self.summary, data, ledger)
             write_json(self.results / "slice_scores.json", scores.slices)
         return self._receipt(plan), scores.metrics("test")
 

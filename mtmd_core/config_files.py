@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
@@ -77,6 +78,11 @@ def decisive_words(config: RunConfig) -> dict[str, str]:
         if not word.startswith("study.") and word not in PATIENCE and not word.endswith("_timeout_seconds"):
             words[word] = str(value_of(config, word))
     return words
+
+
+def words_of(config: RunConfig) -> dict[str, Any]:
+    """Every dotted word of a configuration with its value, as JSON holds it."""
+    return {word: value_of(config, word) for word in known_words()}
 
 
 PATIENCE = (

@@ -5,6 +5,7 @@ Every dictionary made here can be written as JSON as it is: an undefined value i
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import stdev
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -79,8 +80,9 @@ def summarise_run(per_site: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         per_site: site -> its summary from `summarise_site`, or what `released` left of it (even nothing).
 
     Returns:
-        `mean`: metric -> mean over sites of their `foreground_mean`, every site counting alike; `undefined`:
-        metric -> how many sites have no such value; `worst_site`: `name` and `foreground_mean` of the site
+        `mean`: metric -> mean over sites of their `foreground_mean`, every site counting alike; `deviation`: the
+        sample standard deviation over sites (n − 1), None for fewer than two; `undefined`: metric -> how many
+        sites have no such value; `worst_site`: `name` and `foreground_mean` of the site
         with the lowest Dice, the first by name if several have it, None if no site has a Dice; `sites`:
         `per_site` itself.
     """
@@ -90,6 +92,7 @@ def summarise_run(per_site: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     worst = min(with_dice, key=lambda site: means[site]["dice"], default=None)
     return {
         "mean": _mean_values(means.values(), metrics),
+        "deviation": {metric: _deviation(values.get(metric) for values in means.values()) for metric in metrics},
         "undefined": {metric: sum(_undefined(values.get(metric)) for values in means.values()) for metric in metrics},
         "worst_site": None if worst is None else {"name": worst, "foreground_mean": dict(means[worst])},
         "sites": {site: dict(per_site[site]) for site in sorted(per_site)},
@@ -175,6 +178,12 @@ def _mean(values: Iterable[float | None]) -> float | None:
     """Mean of the defined values, None if there is none; `fsum` makes it independent of their order."""
     defined = [float(value) for value in values if not _undefined(value)]
     return math.fsum(defined) / len(defined) if defined else None
+
+
+def _deviation(values: Iterable[float | None]) -> float | None:
+    """Sample standard deviation of the defined values, whatever their order; None for fewer than two."""
+    defined = [float(value) for value in values if not _undefined(value)]
+    return stdev(defined) if len(defined) > 1 else None
 
 
 def _known(values: Mapping[str, float | None]) -> Values:

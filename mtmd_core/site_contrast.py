@@ -66,11 +66,15 @@ class SiteContrast:
     def __call__(self, output: NetworkOutput, shares: Mapping[str, int]) -> Tensor:
         scales = contrasted(output.embeddings, self.term.single_scale)
         if self._steps % REFRESH_STEPS == 0 or self.term.mixture is None:
-            mixture = self._mixture()
-            self.term = replace(self.term, mixture=None if mixture is None else mixture.to(scales[0].device))
+            self.refresh(scales[0].device)
         self._steps += 1
         self.recent.add(scales, next(self.places))
         return self.term(output, shares)
+
+    def refresh(self, device: torch.device | str) -> None:
+        """Make the own prototype anew from the last batches, and put it beside the others'."""
+        mixture = self._mixture()
+        self.term = replace(self.term, mixture=None if mixture is None else mixture.to(device))
 
     def _mixture(self) -> DomainMixture | None:
         if not self.others:

@@ -1,8 +1,9 @@
 """``mtmd-server``: the coordinator's command."""
 
+import contextlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--sites", metavar="N|NAMES", help="how many sites take part, or their names: 3, or ankle,knee")
     parser.add_argument("--port", type=int, metavar="P", help="port on 127.0.0.1 (default: 9092)")
+    parser.add_argument(
+        "--page-port", type=int, metavar="P", help="port of the run's page on 127.0.0.1 (default: 9093; 0: none)"
+    )
     parser.add_argument("--state", type=Path, metavar="DIR", help="the coordinator's own folder (default: federation)")
     parser.add_argument("--insecure", action="store_const", const=True, help="plain HTTP, loopback only")
     parser.add_argument("overrides", nargs="*", metavar="WORD=VALUE", help="words of the run's configuration")
@@ -73,6 +77,7 @@ def serve(settings: ServerSettings, given: Mapping[str, Any]) -> int:
     from mtmd_core.config_files import compose, save_config  # imports PyTorch
 
     from .progress import RunDisplay
+    from .report import write_report
     from .superlink import HOST, SuperLink
 
     config = compose("federation", settings.run_overrides())
@@ -80,16 +85,16 @@ def serve(settings: ServerSettings, given: Mapping[str, Any]) -> int:
         save_config(config, settings.state / "run.yaml")
         for name in ("outcome.json", "progress.json"):
             (settings.state / name).unlink(missing_ok=True)
-        superlink, run_id = SuperLink(settings.state, settings.port), None
+        superlink, run_id, submitted = SuperLink(settings.state, settings.port), None, None
         try:
-            with RunDisplay() as display:
+            with RunDisplay() as display, live_page(settings, display.say):
                 display.say(f"starting on {HOST}:{settings.port}, state in {settings.state}")
                 if line := differing(settings, given):
                     display.say(line)
                 if given.get("insecure") is None:
                     display.say(f"plain HTTP, nothing is encrypted: {settings.state / OWN_FILE} says 'insecure: true'")
                 superlink.start(settings.start_timeout_seconds)
-                run_id = superlink.submit()
+                run_id = submitted = superlink.submit()
                 if (written := remember(settings, given)) is not None:
                     place = f" --state {given['state']}" if given.get("state") is not None else ""
                     display.say(f"settings kept in {written}; next time `mtmd-server{place}` is enough")
@@ -100,6 +105,30 @@ def serve(settings: ServerSettings, given: Mapping[str, Any]) -> int:
             if run_id is not None:
                 superlink.stop_run(run_id)
             superlink.end(settings.grace_seconds)
+            if submitted is not None:
+                print(f"the run's page: {write_report(settings.state)}")
+
+
+@contextlib.contextmanager
+def live_page(settings: ServerSettings, say: Callable[[str], None]) -> Iterator[None]:
+    """Serve the run's page, if it is wanted; a port that cannot be used costs the page and never the run."""
+    from .live import REFRESH_SECONDS, LivePage
+    from .report import run_page, told_by
+
+    if settings.page_port == 0:
+        yield
+        return
+    try:
+        page = LivePage(settings.page_port, lambda: run_page(told_by(settings.state), REFRESH_SECONDS))
+    except OSError as error:
+        say(
+            f"there is no page of the run: port {settings.page_port} cannot be used ({error.strerror}); see --page-port"
+        )
+        yield
+        return
+    with page:
+        say(f"the run in a browser: {page.address}")
+        yield
 
 
 def _follow(superlink: "SuperLink", run_id: str, state: Path, display: "RunDisplay") -> int:

@@ -51,9 +51,9 @@ class Checkpoint:
 class RunStore:
     """The files of one run in one folder.
 
-    ``config.yaml`` (resolved), ``run.json`` (its name), ``round_metrics.jsonl`` (a line a site and round),
-    ``checkpoints/last.safetensors`` and ``…/best.safetensors``, ``progress.json``, and in the end ``summary.json``. A phase
-    before has files of its own beside them, such as ``checkpoints/autoencoder_last.safetensors``.
+    ``config.yaml`` (resolved), ``run.json`` (its name), ``round_metrics.jsonl`` (a line a site and round), ``refusals.jsonl``
+    (replies that were left out), ``checkpoints/last.safetensors`` and ``…/best.safetensors``, ``progress.json``, and in the end
+    ``summary.json``. A phase before has files of its own beside them, such as ``checkpoints/autoencoder_last.safetensors``.
 
     Args:
         folder: of the run; made if it is not there.
@@ -106,6 +106,14 @@ class RunStore:
         """Add lines to ``round_metrics.jsonl``."""
         with open(self._metrics_file, "a", encoding="utf-8") as file:
             file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+
+    def note_refusal(self, round_: int, site: str, reason: str) -> None:
+        """Add a line to ``refusals.jsonl``: a reply that was left out, and why; the same one is noted once."""
+        line = json.dumps({"round": round_, "site": site, "reason": reason}) + "\n"
+        known = self._refusals_file.read_text(encoding="utf-8") if self._refusals_file.is_file() else ""
+        if line not in known.splitlines(keepends=True):
+            with open(self._refusals_file, "a", encoding="utf-8") as file:
+                file.write(line)
 
     def metrics(self) -> list[dict]:
         """The lines of ``round_metrics.jsonl``; a last one that a crash cut short is left out."""
@@ -173,6 +181,10 @@ class RunStore:
         return self.folder / f"{self._prefix}round_metrics.jsonl"
 
     @property
+    def _refusals_file(self) -> Path:
+        return self.folder / f"{self._prefix}refusals.jsonl"
+
+    @property
     def _prefix(self) -> str:
         return f"{self._part}_" if self._part else ""
 
@@ -213,6 +225,7 @@ class RunStore:
         (self.folder / "summary.json").unlink(missing_ok=True)
         for part in self._parts():
             part._metrics_file.unlink(missing_ok=True)
+            part._refusals_file.unlink(missing_ok=True)
             for which in ("last", "previous", "best", "chosen"):
                 part._checkpoint_file(which).unlink(missing_ok=True)
         name = uuid.uuid4().hex[:12]

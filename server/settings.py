@@ -25,6 +25,7 @@ class ServerSettings:
     state: Path
     sites: int | Sequence[str] | None = None
     port: int = 9092
+    page_port: int = 9093
     insecure: bool = False
     start_timeout_seconds: float = 60
     grace_seconds: float = 15
@@ -33,6 +34,10 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if isinstance(self.port, bool) or not isinstance(self.port, int) or not 1 <= self.port <= 65535:
             raise ConfigurationError(f"port is {self.port!r}; it must be a whole number from 1 to 65535.")
+        if isinstance(self.page_port, bool) or not isinstance(self.page_port, int) or not 0 <= self.page_port <= 65535:
+            raise ConfigurationError(
+                f"page_port is {self.page_port!r}; it must be a whole number from 1 to 65535, or 0 for no page."
+            )
         if not isinstance(self.insecure, bool):
             raise ConfigurationError(f"insecure is {self.insecure!r}; it must be true or false.")
         for word in ("start_timeout_seconds", "grace_seconds"):

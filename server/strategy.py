@@ -158,6 +158,7 @@ class DomainStrategy(Strategy):
                 self.shelf.put(reply.site, round_, reply.prototypes)
             elif reply.prototype_refusal is not None:
                 log.warning("the prototypes of %s are left out: %s", reply.site, reply.prototype_refusal)
+                self.store.note_refusal(round_, reply.site, f"prototypes: {reply.prototype_refusal}")
 
     def _average(self, replies: list[Message], rounds: Mapping[str, int]) -> tuple[list[Reply], Arrays]:
         """The replies that are fit to use and the average of what they bring, weighted as configured.
@@ -223,6 +224,7 @@ class DomainStrategy(Strategy):
         refused = [verdict for verdict in verdicts.values() if isinstance(verdict, Refusal)]
         for refusal in refused:
             log.warning("the reply of %s is left out: %s", refusal.site, refusal.reason)
+            self.store.note_refusal(rounds[refusal.site], refusal.site, refusal.reason)
         quorum = self.plans.quorum(len(rounds)) if quorum is None else quorum
         if len(admitted) < quorum:
             reasons = "; ".join(f"{refusal.site}: {refusal.reason}" for refusal in refused)

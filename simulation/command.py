@@ -1,5 +1,6 @@
-"""``mtmd-simulate``: runs on one machine, centralised or federated; without arguments, the demo."""
+"""``mtmd-simulate``: runs on one machine, centralised or federated; without arguments, the demo; ``report``: pages on runs."""
 
+import contextlib
 import logging
 import sys
 import time
@@ -22,13 +23,20 @@ from mtmd_core.processes import exclusive
 
 CONFIG_NAME = "simulate"
 DEMO = "experiment=demo"
+REPORT = "report"
+"""First word of the command that makes no run, but a page on those that were made."""
 
 
 def main() -> None:
-    """Check the words of the command line, then let Hydra run the job or jobs."""
+    """Check the words of the command line, then let Hydra run the job or jobs; ``report`` writes a page instead."""
     if len(sys.argv) == 1:
         sys.argv.append(DEMO)
     try:
+        if sys.argv[1] == REPORT:
+            from .report import main as report
+
+            report(sys.argv[2:])
+            return
         _check_command_line(sys.argv[1:])
     except ConfigurationError as error:
         print(f"mtmd-simulate: {error}", file=sys.stderr)
@@ -47,7 +55,16 @@ def _run_with_hydra(composed: DictConfig) -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print(f"mtmd-simulate: stopped; what was written is in {folder}", file=sys.stderr)
+        _report_unfinished(folder)
         sys.exit(130)
+
+
+def _report_unfinished(folder: Path) -> None:
+    """A page on what an interrupted command had reached, if there is anything yet."""
+    from .report import report
+
+    with contextlib.suppress(MtmdError):
+        print(f"mtmd-simulate: what it had reached is in {report([folder])}", file=sys.stderr)
 
 
 def simulate(config: RunConfig, folder: Path, console: Console, words: Sequence[str] = ()) -> dict:
@@ -68,6 +85,7 @@ def _simulate(config: RunConfig, folder: Path, console: Console, words: Sequence
 
     from .data import load_sites, make_phantoms
     from .experiments import EXPERIMENTS, STUDIES
+    from .report import write_report
     from .runs import run
 
     logging.captureWarnings(True)
@@ -85,6 +103,8 @@ def _simulate(config: RunConfig, folder: Path, console: Console, words: Sequence
         summary = EXPERIMENTS[config.experiment](config, sites, folder, console)
     else:
         summary = study(config, words, folder, console)
+    summary["seconds"] = round(time.monotonic() - started, 1)
+    summary = write_report(folder, summary, console)
     write_json(folder / "summary.json", summary)
     console.print(f"{time.monotonic() - started:.0f} s; all files are in {folder}", markup=False)
     if summary.get("failures"):

@@ -15,6 +15,7 @@ from mtmd_core.errors import ConfigurationError
 
 from .centralised import run_centralised, total_steps
 from .progress import RunDisplay
+from .run_page import REPORT, note_facts, told_by, write_run_page
 
 CONFIG, SUMMARY, SLICE_SCORES = "config.yaml", "summary.json", "slice_scores.json"
 """What every run leaves: its configuration, its scores, and the 2D scores of every slice of its test exams."""
@@ -34,6 +35,7 @@ def run(config: RunConfig, sites: dict[str, SiteData], folder: Path, console: Co
         _print_scores(saved, folder, console)
         return saved
     save_config(config, folder / CONFIG)
+    note_facts(config, sites, folder)
     if config.mode == "federated":
         from . import federated  # Flower is slow to import, and runs on pooled data do without
 
@@ -42,11 +44,11 @@ def run(config: RunConfig, sites: dict[str, SiteData], folder: Path, console: Co
         train, steps = run_centralised, total_steps(config, sites)
     with RunDisplay(steps, console) as display:
         summary, scores = train(config, sites, folder, display)
-    facts = {"mode": config.mode, "strategy": config.strategy, "network": config.network.name}
-    facts |= {"encoder_weights": config.network.encoder_weights, "fold": config.fold, "seed": config.seed}
-    summary = facts | {"seconds": round(time.monotonic() - started, 1)} | summary
+    facts = {"seconds": round(time.monotonic() - started, 1), "encoder_weights": config.network.encoder_weights}
+    summary = facts | summary | told_by(folder)
     write_json(folder / SLICE_SCORES, {site: own.slices for site, own in scores.items()})
-    write_json(folder / SUMMARY, summary)
+    write_run_page(folder, summary)
+    write_json(folder / SUMMARY, summary)  # last: it says that the run is finished
     _print_scores(summary, folder, console)
     return summary
 
@@ -89,4 +91,4 @@ def _print_scores(summary: dict, folder: Path, console: Console) -> None:
     worst = summary["worst_site"]
     if worst is not None:
         console.print(f"worst site: {worst['name']}, Dice {worst['foreground_mean']['dice']:.3f}")
-    console.print(f"{summary['seconds']:.0f} s; all files are in {folder}", markup=False)
+    console.print(f"{summary['seconds']:.0f} s; all files are in {folder}, for reading: {REPORT}", markup=False)

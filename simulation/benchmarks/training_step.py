@@ -1,17 +1,21 @@
 """What a training step costs: domain-specific layers, contrast and priors, and other libraries' networks.
 
     python -m simulation.benchmarks.training_step [--size 128] [--width 32] [--batch 18] [--repeats 5] [--threads N]
-                                                  [--channels-last] [--bf16] [--only strategies|attention|efficient]
+                                                  [--channels-last] [--bf16] [--only strategies|site|attention|efficient]
 
-Three tables, each of contenders that take turns in one process; medians of whole steps (forward, loss, backward, fused Adam).
+Four tables, each of contenders that take turns in one process; medians of whole steps (forward, loss, backward, fused Adam).
 Seconds are the processor's, all threads together: another program's share of a core does not count. A ratio is the median of
 the turns' own ratios, so that a slow spell of the machine falls on both sides.
-*strategies*: Att-UNet, the terms of the loss one after another. *attention*: Att-UNet beside MONAI's AttentionUnet of the same
-channels, by time and by time per multiply-add. *efficient*: Efficient-UNet, its K domains and output layers included, beside
-segmentation_models_pytorch's Unet with the same encoder (``pip install '.[benchmark]'``).
+*strategies*: Att-UNet, the terms of the loss one after another. *site*: a local step of a federation with and without prototypes
+of two other domains at nine scales; making the own prototype anew, which happens every few steps, apart. *attention*: Att-UNet
+beside MONAI's AttentionUnet of the same channels, by time and by time per multiply-add. *efficient*: Efficient-UNet, its K
+domains and output layers included, beside segmentation_models_pytorch's Unet with the same encoder
+(``pip install '.[benchmark]'``).
 """
 
 import argparse
+import itertools
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,20 +25,26 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
 
 from mtmd_core.config import NetworkConfig
 from mtmd_core.data.batches import Batch
 from mtmd_core.devices import autocast
 from mtmd_core.losses.cross_entropy import domain_cross_entropy
-from mtmd_core.networks.build import build_network
-from mtmd_core.objectives import ContrastTerm, PriorTerm, Segmentation
+from mtmd_core.networks.build import build_network, embedding_sizes
+from mtmd_core.networks.output import NetworkOutput
+from mtmd_core.objectives import ContrastTerm, PriorTerm, PrototypeTerm, Segmentation
+from mtmd_core.prototype_summary import summarise
+from mtmd_core.recent_embeddings import RecentEmbeddings
+from mtmd_core.site_contrast import MAX_BATCHES, OWN_BATCHES, REFRESH_STEPS, SiteContrast
 from mtmd_core.strategies import EVERY_SITE
 from mtmd_core.training import build_optimiser, train_step
 
 DOMAINS = {"ankle": 4, "knee": 5, "shoulder": 3}
 SHARED = {EVERY_SITE: 10}
 Step = Callable[[], object]
+Contrast = Callable[[NetworkOutput, Mapping[str, int]], torch.Tensor]
 
 
 class Bench:
@@ -142,6 +152,62 @@ def strategies(bench: Bench) -> Table:
     return table
 
 
+def site(bench: Bench) -> Table:
+    """A site's step against prototypes, and the refresh of its own, against the step without contrast."""
+    work = LocalContrast(bench)
+    measured = bench.measure(
+        {"dsl": bench.ours("att_unet", {"knee": 5}), "dsl_msc": work.step, "refresh": work.refresh}
+    )
+    table = Table("Att-UNet, one site", "seconds", "against dsl", "asked at most")
+    table.add_row("dsl, a local step", f"{measured.seconds('dsl'):.3f}", "", "")
+    table.add_row(
+        "dsl_msc, a local step", f"{measured.seconds('dsl_msc'):.3f}", f"{measured.ratio('dsl_msc', 'dsl'):.3f}", "1.03"
+    )
+    share = measured.ratio("refresh", "dsl")
+    every = f"once in {REFRESH_STEPS} steps: +{100 * share / REFRESH_STEPS:.1f} %"
+    table.add_row("own prototype anew", f"{measured.seconds('refresh'):.3f}", f"{share:.3f}", every)
+    return table
+
+
+class LocalContrast:
+    """A site's training against the prototypes of two others; its own prototype is there, and made anew when asked."""
+
+    def __init__(self, bench: Bench) -> None:
+        classes = {"knee": 5}
+        self.network = bench.placed(build_network(NetworkConfig("att_unet", bench.given.width), classes, seed=0))
+        self.batch, self.bf16 = bench.batch(classes), bench.given.bf16
+        self.optimiser = build_optimiser(self.network, 5e-4)
+        sizes = embedding_sizes(NetworkConfig("att_unet", bench.given.width))
+        random = torch.Generator().manual_seed(0)
+        others = []
+        for _ in range(2):
+            points = [normalize(torch.randn(200, size, generator=random) + 1, dim=1) for size in sizes]
+            others.append([summarise(scale, torch.arange(200) % 5) for scale in points])
+        term = PrototypeTerm(0.5, 0.1, "knee")
+        count = bench.given.batch
+        places = ([(0, step * count + place) for place in range(count)] for step in itertools.count())
+        self.contrast = SiteContrast(term, others, RecentEmbeddings(math.inf, MAX_BATCHES), places)
+        for _ in range(OWN_BATCHES):  # as in the middle of a round
+            self._step(self.contrast)
+        self.refresh()
+
+    def step(self) -> None:
+        """A step between two refreshes: its batch is remembered, its loss held against the mixture that is there."""
+
+        def contrast(output: NetworkOutput, shares: Mapping[str, int]) -> torch.Tensor:
+            self.contrast.recent.add(output.embeddings, next(self.contrast.places))
+            return self.contrast.term(output, shares)
+
+        self._step(contrast)
+
+    def _step(self, contrast: Contrast) -> None:
+        train_step(self.network, self.optimiser, self.batch, self.bf16, Segmentation(contrast))
+
+    def refresh(self) -> None:
+        """The own prototype and the mixture anew."""
+        self.contrast.refresh("cpu")
+
+
 def attention(bench: Bench) -> Table:
     """Att-UNet beside MONAI's AttentionUnet, by what each has to compute."""
     from monai.networks.nets import AttentionUnet
@@ -200,7 +266,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--bf16", action="store_true")
-    tables = {"strategies": strategies, "attention": attention, "efficient": efficient}
+    tables = {"strategies": strategies, "site": site, "attention": attention, "efficient": efficient}
     parser.add_argument("--only", choices=tables)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -3,12 +3,10 @@
 It takes the runs of tables 2 and 3 that are finished in the same folder, and makes those that are not.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -19,7 +17,7 @@ from mtmd_core.strategies import TRANSFERS, strategy_named
 
 from ..comparison import REFERENCE, UNDEFINED, Method, Row, empty_if_undefined, encoder_of, methods_of
 from ..paper.figures import like_with_like, scores_2d
-from ..runs import SLICE_SCORES, SUMMARY
+from ..slice_scores import FoldScores, read_slices, together
 from ..study import Outcome, RunKey, conduct, run_folder
 from .study import account_of
 
@@ -27,9 +25,6 @@ PROPOSED = "dsl_msc_mjap"
 """The strategy that every other one is tested against."""
 COLUMNS = {"dice": "dice", "sensitivity": "sens", "specificity": "spec"}
 """2D metric → how the table's columns begin."""
-
-SliceScores = dict[str, NDArray[np.float64]]  # 2D metric → scores in percent, [slices]; NaN where undefined
-FoldScores = dict[int, SliceScores]  # fold → scores of all its sites
 
 
 def run_table4(config: RunConfig, words: Sequence[str], folder: Path, console: Console) -> dict:
@@ -72,43 +67,23 @@ def collect_slices(folder: Path, method: Method, sites: Sequence[str]) -> FoldSc
     """
     source, folds = strategy_named(method.strategy).source, {}
     for fold in sorted(method.folds):
-        own = _read_slices(folder, RunKey(method.network, method.strategy, fold))
+        own = read_slices(run_folder(folder, RunKey(method.network, method.strategy, fold)))
         if source is not None:
-            alone = _read_slices(folder, RunKey(method.network, REFERENCE, fold))
+            alone = read_slices(run_folder(folder, RunKey(method.network, REFERENCE, fold)))
             own = own | {site: alone[site] for site in alone if site == source}
         if all(site in own for site in sites):
-            folds[fold] = _together(own[site] for site in sites)
+            folds[fold] = together(own[site] for site in sites)
     return folds
-
-
-def _read_slices(folder: Path, key: RunKey) -> dict[str, SliceScores]:
-    """Site → scores of all slices of its test exams; nothing where the run is not finished."""
-    place = run_folder(folder, key)
-    if not (place / SUMMARY).is_file() or not (place / SLICE_SCORES).is_file():
-        return {}
-    content = json.loads((place / SLICE_SCORES).read_text(encoding="utf-8"))
-    return {
-        site: _together(
-            {metric: 100 * np.asarray(scores[metric], np.float64) for metric in COLUMNS}  # null becomes NaN
-            for _, scores in sorted(exams.items())
-        )
-        for site, exams in content.items()
-    }
-
-
-def _together(parts: object) -> SliceScores:
-    parts = list(parts)
-    return {metric: np.concatenate([np.empty(0), *(part[metric] for part in parts)]) for metric in COLUMNS}
 
 
 def _row(method: Method, own: FoldScores, proposed: FoldScores) -> Row:
     row: Row = {"backbone": method.network, "strategy": method.strategy}
     more: Row = {}
     common = sorted(own.keys() & proposed.keys()) if method.strategy != PROPOSED else []
-    pooled = _together(own.values())
+    pooled = together(own.values())
     for metric, column in COLUMNS.items():
         _, mean, up, down = spread(pooled[metric])
-        p = same_distribution_p(*(_together(each[fold] for fold in common)[metric] for each in (own, proposed)))
+        p = same_distribution_p(*(together(each[fold] for fold in common)[metric] for each in (own, proposed)))
         row |= {
             f"{column}2d": empty_if_undefined(mean),
             f"{column}2d_up": empty_if_undefined(up),

@@ -106,6 +106,7 @@ def test_run_by_hand() -> None:
     run = summarise_run({"knee": knee, "ankle": ankle})
     assert run["mean"]["dice"] == pytest.approx(0.65)
     assert run["mean"]["assd_mm"] == pytest.approx((8.625 + 1) / 2)
+    assert run["deviation"]["assd_mm"] == pytest.approx((8.625 - 1) / 2**0.5)
     assert run["worst_site"] == {"name": "knee", "foreground_mean": knee["foreground_mean"]}
     assert run["sites"] == {"ankle": ankle, "knee": knee}
     assert set(run["undefined"].values()) == {0}
@@ -116,6 +117,7 @@ def test_run_with_sites_that_let_out_nothing() -> None:
     run = summarise_run({"a": released(knee, "none"), "b": released(knee, "mean")})
     assert run["worst_site"]["name"] == "b"
     assert run["mean"] == pytest.approx(knee["foreground_mean"])
+    assert set(run["deviation"].values()) == {None}
     assert set(run["undefined"].values()) == {1}
     silent = summarise_run({"a": {}})
     assert (silent["mean"], silent["worst_site"], silent["sites"]) == ({}, None, {"a": {}})

@@ -97,6 +97,7 @@ def test_sites_that_make_no_sense(text: str) -> None:
         ("prot: 1", "no key 'prot'; did you mean 'port'"),
         ("port: 0", "port is 0"),
         ("port: true", "port is True"),
+        ("page_port: -1", "page_port is -1"),
         ("sites: 0", "sites is 0"),
         ("overrides: seed=1", "overrides is 'seed=1'"),
         ("insecure: yes please", "insecure is 'yes please'"),

@@ -1,0 +1,118 @@
+"""Numbers as a person reads them; each carries its exact value in a ``<data>`` element."""
+
+import math
+from dataclasses import dataclass
+
+from .html import Html, element
+
+UNDEFINED = "–"
+
+
+class Number(Html):
+    """A number, or several, for a table's column of numbers."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is written: its name, its unit, what its value is multiplied by for that unit, and its digits."""
+
+    title: str
+    unit: str
+    scale: float
+    digits: int
+    higher_is_better: bool
+
+    @property
+    def heading(self) -> str:
+        """For a table's column."""
+        arrow = "↑" if self.higher_is_better else "↓"
+        return f"{self.title}, {self.unit}\u00a0{arrow}"
+
+
+METRICS = {
+    "dice": Metric("Dice", "%", 100, 1, True),
+    "sensitivity": Metric("Sensitivity", "%", 100, 1, True),
+    "specificity": Metric("Specificity", "%", 100, 2, True),
+    "mssd_mm": Metric("MSSD", "mm", 1, 1, False),
+    "assd_mm": Metric("ASSD", "mm", 1, 2, False),
+    "ravd": Metric("RAVD", "%", 100, 1, False),
+    "dice_2d": Metric("2D Dice", "%", 100, 1, True),
+    "sensitivity_2d": Metric("2D sensitivity", "%", 100, 1, True),
+    "specificity_2d": Metric("2D specificity", "%", 100, 2, True),
+}
+"""The metrics of :mod:`mtmd_core.scores` in the order of the paper's tables."""
+
+
+def number(value: float | None, digits: int = 0, scale: float = 1, sign: bool = False) -> Number:
+    """A value times ``scale`` with so many digits; a dash where it is undefined.
+
+    >>> number(0.81234, 1, 100)
+    '<data value="0.81234">81.2</data>'
+    """
+    if value is None or not math.isfinite(value):
+        return Number(UNDEFINED)
+    shown = f"{scale * value:{'+' if sign else ''},.{digits}f}".replace(",", "\u202f")  # a narrow no-break space
+    return Number(element("data", shown, value=repr(value)))
+
+
+def significant(value: float | None, digits: int = 3) -> Number:
+    """A value with so many significant digits, for what may be of any size.
+
+    >>> significant(0.00012345)
+    '<data value="0.00012345">0.000123</data>'
+    """
+    if value is None or not math.isfinite(value):
+        return Number(UNDEFINED)
+    return Number(element("data", f"{value:.{digits}g}", value=repr(value)))
+
+
+def score(metric: str, value: float | None) -> Number:
+    """A metric's value in its unit."""
+    return number(value, METRICS[metric].digits, METRICS[metric].scale)
+
+
+def spread(metric: str, mean: float | None, deviation: float | None) -> Number:
+    """Mean ± sample standard deviation; the mean alone where there is no deviation."""
+    if mean is None or deviation is None:
+        return score(metric, mean)
+    return Number(f"{score(metric, mean)} ± {score(metric, deviation)}")
+
+
+def size(count: int | None) -> Number:
+    """A number of bytes.
+
+    >>> size(544840)
+    '<data value="544840">545 kB</data>'
+    """
+    if count is None:
+        return Number(UNDEFINED)
+    return Number(element("data", size_in_words(count), value=count))
+
+
+def size_in_words(count: float) -> str:
+    """Bytes in the unit that leaves up to three digits before the point."""
+    for unit, power in (("GB", 9), ("MB", 6), ("kB", 3)):
+        if count >= 10**power:
+            value = count / 10**power
+            return f"{value:.{0 if value >= 100 else 1}f} {unit}"
+    return f"{count:.0f} B"
+
+
+def duration(seconds: float | None) -> Number:
+    """Seconds as a person says them.
+
+    >>> duration(95.2), duration(5000.0)
+    ('<data value="95.2">95 s</data>', '<data value="5000.0">83 min</data>')
+    """
+    if seconds is None:
+        return Number(UNDEFINED)
+    return Number(element("data", duration_in_words(seconds), value=repr(seconds)))
+
+
+def duration_in_words(seconds: float) -> str:
+    """The same without markup."""
+    if seconds < 120:
+        return f"{seconds:.{1 if seconds < 10 else 0}f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

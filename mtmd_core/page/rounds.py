@@ -1,0 +1,138 @@
+"""What a run's rounds left, one line a site and round, as curves and sums."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .charts import Line, legend, line_chart
+from .html import Html, element, join
+from .numbers import duration, duration_in_words, number, significant, size, size_in_words
+from .tables import folded, table
+
+Lines = Sequence[Mapping[str, Any]]
+"""Lines of ``round_metrics.jsonl``."""
+
+VALIDATION_DICE = "validation/foreground_mean/dice"
+_SUMMED = (
+    "steps",
+    "seconds_training",
+    "seconds_evaluation",
+    "bytes_to_site",
+    "bytes_from_site",
+    "prototype_bytes_from_site",
+)
+_PLACES = ("run", "round", "step", "network", "site")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a JSON Lines file; none where there is no file, and without a last one that a crash cut short."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines
+
+
+def totals(lines: Lines) -> dict[str, dict[str, float]]:
+    """Site → how many rounds it has lines of, and the sums of its steps, seconds and bytes, where they were measured."""
+    sums: dict[str, dict[str, float]] = {}
+    for line in sorted(lines, key=lambda line: line["site"]):
+        own = sums.setdefault(line["site"], {"rounds": 0})
+        own["rounds"] += 1
+        for name in _SUMMED:
+            if name in line:
+                own[name] = own.get(name, 0) + line[name]
+    return sums
+
+
+def curves(lines: Lines) -> Html:
+    """Loss, validation Dice, bytes and seconds over rounds, or over steps where there are no rounds; a line a site.
+
+    Where one network is trained on several sites, its loss is the network's own and has its name.
+    """
+    x_title = "step" if any("step" in line for line in lines) else "round"
+    sites = sorted({line["site"] for line in lines})
+    names = sites + sorted({line.get("network", line["site"]) for line in lines} - set(sites))
+
+    def chart(
+        title: str,
+        value: Callable[[Mapping[str, Any]], float | None],
+        write: Callable[[float], str],
+        name: str = "site",
+        place: Callable[[Mapping[str, Any]], float] = lambda line: line[x_title],
+    ) -> Html:
+        points: dict[str, dict[float, float]] = {}
+        for line in lines:
+            if (found := value(line)) is not None:
+                points.setdefault(line.get(name, line["site"]), {})[place(line)] = found
+        return line_chart(title, [Line(each, sorted(points.get(each, {}).items())) for each in names], x_title, write)
+
+    charts = (
+        chart("Training loss", lambda line: line.get("loss"), "{:.3g}".format, "network"),
+        chart(
+            "Validation Dice, %",
+            lambda line: None if line.get(VALIDATION_DICE) is None else 100 * line[VALIDATION_DICE],
+            "{:.3g}".format,
+            place=lambda line: line.get("validated_round", line[x_title]),
+        ),
+        chart("Bytes to and from the site", _sum("bytes_to_site", "bytes_from_site"), size_in_words),
+        chart("Seconds of training and evaluation", _sum("seconds_training", "seconds_evaluation"), duration_in_words),
+    )
+    drawn = [each for each in charts if each]
+    return join([legend(names), element("div", *drawn, class_="charts")]) if drawn else Html()
+
+
+def totals_table(sums: Mapping[str, Mapping[str, float]]) -> Html:
+    """The sums of :func:`totals`."""
+    columns: dict[str, tuple[str, Callable[[Any], Html]]] = {
+        "rounds": ("Lines", number),
+        "steps": ("Steps", number),
+        "seconds_training": ("Training", duration),
+        "seconds_evaluation": ("Evaluation", duration),
+        "bytes_to_site": ("To the site", size),
+        "bytes_from_site": ("From the site", size),
+        "prototype_bytes_from_site": ("of these, prototypes", size),
+    }
+    known = {name: kind for name, kind in columns.items() if any(name in own for own in sums.values())}
+    rows = [[site, *(write(own.get(name)) for name, (_, write) in known.items())] for site, own in sums.items()]
+    return table("All rounds together", ["Site", *(title for title, _ in known.values())], rows)
+
+
+def lines_table(lines: Lines) -> Html:
+    """Every number of every round, folded away."""
+    if not lines:
+        return Html()
+    names = [name for name in dict.fromkeys(name for line in lines for name in line) if name not in _PLACES]
+    places = [name for name in _PLACES if any(name in line for line in lines)]
+    header = [*(name.capitalize() for name in places), *(name.replace("/foreground_mean/", " ") for name in names)]
+    rows = (
+        [*(line.get(place) for place in places), *(significant(line.get(name), 4) for name in names)] for line in lines
+    )
+    return folded(f"Every number of every round ({len(lines)} lines)", table("As measured", header, rows))
+
+
+def rounds(lines: Lines, sums: Mapping[str, Mapping[str, float]]) -> Html:
+    """Curves, sums, and every number."""
+    return join([curves(lines), totals_table(sums), lines_table(lines)]) if lines else Html()
+
+
+def refusals_table(refusals: Lines) -> Html:
+    """Which replies a federation could not use, and why: lines of ``refusals.jsonl``."""
+    rows = ([number(line["round"]), line["site"], line["reason"]] for line in refusals)
+    return table("Replies that were left out", ["Round", "Site", "Reason"], rows)
+
+
+def _sum(*names: str) -> Callable[[Mapping[str, Any]], float | None]:
+    def value(line: Mapping[str, Any]) -> float | None:
+        found = [line[name] for name in names if name in line]
+        return sum(found) if found else None
+
+    return value
+
+
+def last_round(lines: Iterable[Mapping[str, Any]]) -> int:
+    """The last round that left a line; 0 if none did."""
+    return max((line["round"] for line in lines), default=0)

@@ -1,0 +1,221 @@
+"""Several methods on one page: scores, differences with their intervals, statistics of slices, curves."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mtmd_core.page.charts import Interval, Line, interval_chart, legend, line_chart
+from mtmd_core.page.document import Section, document
+from mtmd_core.page.exams import exams
+from mtmd_core.page.figures import figures
+from mtmd_core.page.html import Html, element, join
+from mtmd_core.page.numbers import METRICS, Number, duration, number, score, significant, size, spread
+from mtmd_core.page.scores import metrics_in
+from mtmd_core.page.tables import facts, folded, table
+from mtmd_core.statistics import ALPHA
+
+from .contenders import MEAN
+from .run_page import made_with
+
+Methods = Sequence[Mapping[str, Any]]
+
+
+def contenders_page(folder: Path, content: Mapping[str, Any]) -> str:
+    """The page of a study, or of runs that were laid side by side.
+
+    Args:
+        folder: of the study, for its pictures.
+        content: its summary, with what :func:`simulation.contenders.compare` returns.
+    """
+    methods = content["methods"]
+    sections = [
+        Section("result", "Result", _result(methods)),
+        Section("differences", "Differences of Dice", _differences(content["differences"])),
+        Section("structures", "Structures", _structures(methods)),
+        Section("slices", "Statistics of slices", _slices(content["slice_statistics"])),
+        Section("curves", "Validation while training", _curves(content["curves"])),
+        Section("pictures", "Pictures", figures(folder)),
+        Section("exams", "Exams, as the first fold splits them", exams(content.get("data", {}))),
+        Section("runs", "Runs", _runs(content)),
+        Section("varying", "What the runs differ in", _varying(content.get("varying", {}))),
+        *made_with(content),
+    ]
+    return document(content["title"], _lead(content), sections, _notice(content))
+
+
+def _notice(content: Mapping[str, Any]) -> str | None:
+    unfinished = sum(method["unfinished"] for method in content["methods"])
+    if content.get("interrupted"):
+        return "This study is not finished: what follows is of the runs that are. The same command goes on with it."
+    return f"Runs that are not finished: {unfinished}. What follows is of the others." if unfinished else None
+
+
+def _lead(content: Mapping[str, Any]) -> Html:
+    methods = content["methods"]
+    sites = sorted({site for method in methods for site in method["sites"]})
+    folds = sorted({fold for method in methods for fold in method["folds"]})
+    return facts(
+        {
+            "Methods": number(len(methods)),
+            "Networks": ", ".join(dict.fromkeys(method["network"] for method in methods)),
+            "Modes": ", ".join(dict.fromkeys(method["mode"] for method in methods)),
+            "Sites": ", ".join(sites) or None,
+            "Folds": ", ".join(map(str, folds)) or None,
+            "Duration": duration(content["seconds"]) if content.get("seconds") is not None else None,
+        }
+    )
+
+
+def _result(methods: Methods) -> Html:
+    sites = sorted({site for method in methods for site in method["sites"]})
+    dice = table(
+        "Dice, % ↑",
+        ["Method", *sites, MEAN, "Worst site", "Folds"],
+        (
+            [
+                method["title"],
+                *(_cell(method["sites"].get(site), "dice") for site in sites),
+                _cell(method["mean"], "dice"),
+                _worst(method["worst_site"]),
+                number(len(method["folds"])),
+            ]
+            for method in methods
+        ),
+    )
+    metrics = metrics_in(*(method["mean"] for method in methods))
+    header = ["Method", *(METRICS[metric].heading for metric in metrics)]
+    of_sites = {MEAN: [method["mean"] for method in methods]}
+    of_sites |= {site: [method["sites"].get(site) for method in methods] for site in sites}
+    all_metrics = [
+        table(
+            f"All metrics: {place}",
+            header,
+            ([m["title"], *(_cell(own, metric) for metric in metrics)] for m, own in zip(methods, each, strict=True)),
+        )
+        for place, each in of_sites.items()
+        if metrics
+    ]
+    note = "Mean ± sample standard deviation over folds; a method that is not tested on a site has a dash there."
+    return join([dice, *all_metrics, _cost(methods), element("p", note, class_="note")])
+
+
+def _cost(methods: Methods) -> Html:
+    rows = ([method["title"], duration(method["seconds"]), size(method["bytes"])] for method in methods)
+    return table("What it took, all folds together", ["Method", "Time", "Bytes between server and sites"], rows)
+
+
+def _worst(worst: Mapping[str, Any] | None) -> object:
+    return None if worst is None else element("span", f"{worst['name']} ", score("dice", worst["dice"]))
+
+
+def _cell(values: Mapping[str, Mapping[str, float | None]] | None, metric: str) -> Number:
+    own = (values or {}).get(metric, {})
+    return spread(metric, own.get("mean"), own.get("deviation"))
+
+
+def _differences(lines: Sequence[Mapping[str, Any]]) -> Html:
+    if not lines:
+        return Html()
+    of_means = [line for line in lines if line["site"] == MEAN]
+    chart = interval_chart(
+        "Difference of Dice, mean of sites, percentage points, with its 95 % interval",
+        [Interval(line["method"], line["mean"], line["low"], line["high"]) for line in of_means],
+    )
+    rows = (
+        [
+            line["method"],
+            line["reference"],
+            line["site"],
+            number(line["mean"], 2, sign=True),
+            number(line["low"], 2, sign=True),
+            number(line["high"], 2, sign=True),
+            Number(f"{number(line['pairs'])} of {line['over']}"),
+        ]
+        for line in lines
+    )
+    header = ["Method", "against", "Site", "Difference", "95 % from", "to", "Pairs"]
+    note = (
+        "Percentage points of Dice, paired; Student's t over folds, or over sites where there is one fold. One pair has no "
+        "interval, and an interval over few pairs is wide."
+    )
+    return join([chart, table("Paired differences", header, rows), element("p", note, class_="note")])
+
+
+def _structures(methods: Methods) -> Html:
+    places = dict.fromkeys(
+        (site, structure)
+        for method in methods
+        for site, structures in method["structures"].items()
+        for structure in structures
+    )
+    metrics = metrics_in(
+        *(own for method in methods for each in method["structures"].values() for own in each.values())
+    )
+
+    def of(metric: str) -> Html:
+        return table(
+            METRICS[metric].heading,
+            ["Site", "Structure", *(method["title"] for method in methods)],
+            (
+                [site, name, *(_cell(m["structures"].get(site, {}).get(name), metric) for m in methods)]
+                for site, name in places
+            ),
+        )
+
+    if not metrics:
+        return Html()
+    return join([of("dice"), folded("All other metrics", *(of(metric) for metric in metrics if metric != "dice"))])
+
+
+def _slices(lines: Sequence[Mapping[str, Any]]) -> Html:
+    if not lines:
+        return Html()
+    rows = (
+        [
+            line["method"],
+            METRICS[f"{line['metric']}_2d"].title,
+            number(line["slices"]),
+            number(line["mean"], 1),
+            number(line["up"], 1, sign=True),
+            number(None if line["down"] is None else -line["down"], 1, sign=True),
+            significant(line["normality_p"]),
+            line["reference"],
+            Number(f"{significant(line['same_distribution_p'])}{' *' if line['significant'] else ''}"),
+        ]
+        for line in lines
+    )
+    header = ["Method", "Metric", "Slices", "Mean, %", "to 84th", "to 16th", "p normal", "against", "p same"]
+    note = (
+        "Slices of all sites and folds together. To 84th, to 16th: from the mean to these percentiles. p normal: D'Agostino and "
+        f"Pearson. p same: Kolmogorov–Smirnov against the method that is named, * below {ALPHA}."
+    )
+    return join([table("2D scores", header, rows), element("p", note, class_="note")])
+
+
+def _curves(curves: Mapping[str, Sequence[Sequence[float]]]) -> Html:
+    lines = [Line(title, [(steps, 100 * dice) for steps, dice in points]) for title, points in curves.items()]
+    chart = line_chart("Validation Dice, mean of sites, %", lines, "training steps of a site", "{:.3g}".format)
+    return join([legend(curves), chart]) if chart else Html()
+
+
+def _runs(content: Mapping[str, Any]) -> Html:
+    rows = (
+        [
+            element("a", name, href=f"{run['page']}") if run.get("page") else name,
+            duration(run.get("seconds")),
+            score("dice", (run.get("mean") or {}).get("dice")),
+            "finished" if run.get("mean") else "not finished",
+        ]
+        for name, run in content["accounts"].items()
+    )
+    done = table("Runs", ["Run", "Duration", "Dice, mean of sites, %", "State"], rows)
+    failed = table("Runs that failed", ["Run", "Reason"], content.get("failures", {}).items())
+    return join([done, failed])
+
+
+def _varying(words: Mapping[str, Mapping[str, Any]]) -> Html:
+    if not words:
+        return Html()
+    runs = next(iter(words.values()))
+    rows = ([word, *(str(values[run]) for run in runs)] for word, values in words.items())
+    return table("Words that are not the same for all runs", ["Word", *runs], rows)

@@ -1,0 +1,109 @@
+"""``report.html`` of runs, studies and runs side by side."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from finished_runs import finish
+from page_checks import check_page
+from rich.console import Console
+from tiny_sites import run_words, write_sites
+
+from mtmd_core.config_files import compose
+from mtmd_core.errors import ConfigurationError
+from simulation.command import simulate
+from simulation.contenders import validation_curve
+from simulation.report import report
+from simulation.study import compose_network, plan_runs
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A federated and a centralised run of one strategy over the same sites."""
+    place = tmp_path_factory.mktemp("runs")
+    folders = write_sites(place / "sites")
+    for mode in ("federated", "centralised"):
+        words = run_words(folders, f"data.cache_dir='{place / 'cache'}'", f"mode={mode}")
+        simulate(compose("simulate", words), place / mode, Console(quiet=True))
+    return {mode: place / mode for mode in ("federated", "centralised")}
+
+
+@pytest.mark.parametrize("mode", ["federated", "centralised"])
+def test_a_run_ends_with_a_page_whose_numbers_are_in_its_summary(runs: dict[str, Path], mode: str) -> None:
+    page = (runs[mode] / "report.html").read_text()
+    summary = json.loads((runs[mode] / "summary.json").read_text())
+    check_page(page, summary)
+    for word in ("knee_exam_0", "ankle_bone_3", "Training loss", "Validation Dice", "torch", "federation.rounds"):
+        assert word in page
+    assert f'value="{summary["sites"]["knee"]["foreground_mean"]["assd_mm"]!r}"' in page
+    assert "not finished" not in page
+    exams = summary["data"]["knee"]["exams"]
+    assert [exam["part"] for exam in exams] == ["test", "validation", "train", "train"]
+    assert summary["data"]["knee"]["slices"] == {"train": 12, "validation": 6, "test": 6}
+
+
+def test_a_run_that_was_interrupted_has_a_page_that_says_so(runs: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("config.yaml", "facts.json"):
+        (tmp_path / name).write_text((runs["federated"] / name).read_text())
+    lines = (runs["federated"] / "round_metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "round_metrics.jsonl").write_text("".join(lines[:5])[:-20])
+    page = report([tmp_path]).read_text()
+    assert "This run is not finished" in page
+    assert "Training loss" in page
+    assert "knee_exam_0" in page
+    assert not (tmp_path / "summary.json").exists()  # the run can still be gone on with
+
+
+def test_two_runs_lie_side_by_side(runs: dict[str, Path], tmp_path: Path) -> None:
+    page = report(list(runs.values()), tmp_path / "both").read_text()
+    content = json.loads((tmp_path / "both" / "summary.json").read_text())
+    check_page(page, content)
+    assert [method["title"] for method in content["methods"]] == ["dsl, federated", "dsl, centralised"]
+    own, other = (json.loads((runs[m] / "summary.json").read_text()) for m in ("centralised", "federated"))
+    by_site = {line["site"]: line for line in content["differences"]}
+    dice = {
+        s: 100 * (own["sites"][s]["foreground_mean"]["dice"] - other["sites"][s]["foreground_mean"]["dice"])
+        for s in own["sites"]
+    }
+    assert by_site["knee"]["mean"] == pytest.approx(dice["knee"], abs=1e-3)
+    assert by_site["mean of sites"]["mean"] == pytest.approx(np.mean(list(dice.values())), abs=1e-3)
+    assert (by_site["mean of sites"]["pairs"], by_site["mean of sites"]["over"]) == (3, "sites")
+    assert content["varying"]["mode"] == {str(folder): mode for mode, folder in runs.items()}
+
+
+def test_a_study_compares_over_folds_and_counts_what_is_missing(tmp_path: Path) -> None:
+    strategies = {"individual": 0.5, "dsl": 0.6}
+    words = [
+        *("experiment=study", "sites={ankle: /nowhere, knee: /nowhere}", "training.batch_size=6"),
+        *("study.networks=[att_unet]", "study.strategies=[individual,dsl]", "study.folds=[0,1,2]"),
+    ]
+    config = compose("simulate", words)
+    for run in plan_runs(config, {"att_unet": compose_network(words, "att_unet")}, tmp_path):
+        finish(run, strategies[run.key.strategy] + 0.01 * run.key.fold * (run.key.strategy == "dsl"))
+    simulate(config, tmp_path, Console(quiet=True), words)
+    page, content = (tmp_path / "report.html").read_text(), json.loads((tmp_path / "summary.json").read_text())
+    check_page(page, content)
+    (mean,) = [line for line in content["differences"] if line["site"] == "mean of sites"]
+    reach = 4.302653 * 1.0 / 3**0.5  # Student's t of two degrees of freedom, deviation of 10, 11, 12
+    assert [mean[word] for word in ("mean", "low", "high")] == pytest.approx([11, 11 - reach, 11 + reach], abs=1e-3)
+    dice = {line["method"]: line for line in content["slice_statistics"] if line["metric"] == "dice"}
+    assert (dice["dsl"]["slices"], dice["dsl"]["significant"]) == (72, True)
+    assert dice["individual"]["normality_p"] < 0.01
+
+    (tmp_path / "runs/att_unet/dsl/fold_2/summary.json").unlink()
+    (tmp_path / "summary.json").unlink()
+    assert "This study is not finished" in report([tmp_path]).read_text()
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"holds no run \(config.yaml is missing\)"):
+        report([tmp_path])
+
+
+def test_validation_of_a_federation_is_drawn_over_steps_and_only_where_all_sites_measured() -> None:
+    dice = "validation/foreground_mean/dice"
+    lines = [{"round": 1, "site": site, "steps": 5} for site in "ab"]
+    lines += [{"round": 2, "site": s, "steps": 5, "validated_round": 1, dice: d} for s, d in (("a", 0.2), ("b", 0.4))]
+    lines += [{"round": 3, "site": "a", "steps": 5, "validated_round": 2, dice: 0.9}]
+    assert validation_curve(lines) == [(5, pytest.approx(0.3))]
