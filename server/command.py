@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,26 +31,37 @@ _LEAVE_SECONDS = 15.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit code."""
-    parser = CommandParser(
-        prog="mtmd-server",
-        description="Coordinate a federation: wait for the sites, run all rounds, keep the shared model.",
-        epilog=_EPILOG,
-    )
-    parser.add_argument("--sites", metavar="N|NAMES", help="how many sites take part, or their names: 3, or ankle,knee")
-    parser.add_argument("--port", type=int, metavar="P", help="port on 127.0.0.1 (default: 9092)")
-    parser.add_argument("--state", type=Path, metavar="DIR", help="the coordinator's own folder (default: federation)")
-    parser.add_argument("--insecure", action="store_const", const=True, help="plain HTTP, loopback only")
-    parser.add_argument("overrides", nargs="*", metavar="WORD=VALUE", help="words of the run's configuration")
-    given = vars(parser.parse(list(sys.argv[1:] if arguments is None else arguments)))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = words[0] if words and words[0] in _COMMANDS else ""
     try:
-        given["sites"] = None if given["sites"] is None else parse_sites(given["sites"])
-        return serve(load_settings(given), given)
+        return _COMMANDS.get(command, _serve)(words[1:] if command else words)
     except Interrupted as ended:
         print(f"mtmd-server: ended by {ended}", file=sys.stderr)
         return ended.exit_code
     except MtmdError as error:
         print(f"mtmd-server: {error}", file=sys.stderr)
         return error.exit_code
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {}
+"""Commands beside the federation itself, each in a module of its own: called with their words, they return the exit code."""
+
+
+def _serve(words: Sequence[str]) -> int:
+    parser = CommandParser(
+        prog="mtmd-server",
+        description="Coordinate a federation: wait for the sites, run all rounds, keep the shared model.",
+        epilog=_EPILOG,
+        commands=_COMMANDS,
+    )
+    parser.add_argument("--sites", metavar="N|NAMES", help="how many sites take part, or their names: 3, or ankle,knee")
+    parser.add_argument("--port", type=int, metavar="P", help="port on 127.0.0.1 (default: 9092)")
+    parser.add_argument("--state", type=Path, metavar="DIR", help="the coordinator's own folder (default: federation)")
+    parser.add_argument("--insecure", action="store_const", const=True, help="plain HTTP, loopback only")
+    parser.add_argument("overrides", nargs="*", metavar="WORD=VALUE", help="words of the run's configuration")
+    given = vars(parser.parse(words))
+    given["sites"] = None if given["sites"] is None else parse_sites(given["sites"])
+    return serve(load_settings(given), given)
 
 
 def serve(settings: ServerSettings, given: Mapping[str, Any]) -> int:
