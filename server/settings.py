@@ -1,5 +1,6 @@
 """The coordinator's settings: shipped defaults, then its own file, then the command line."""
 
+import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,6 +25,7 @@ class ServerSettings:
 
     state: Path
     sites: int | Sequence[str] | None = None
+    listen: str = "0.0.0.0"
     port: int = 9092
     insecure: bool = False
     start_timeout_seconds: float = 60
@@ -33,6 +35,10 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if isinstance(self.port, bool) or not isinstance(self.port, int) or not 1 <= self.port <= 65535:
             raise ConfigurationError(f"port is {self.port!r}; it must be a whole number from 1 to 65535.")
+        if not _is_address(self.listen):
+            raise ConfigurationError(
+                f"listen is {self.listen!r}; it must be an IP address of this machine, or 0.0.0.0 for all."
+            )
         if not isinstance(self.insecure, bool):
             raise ConfigurationError(f"insecure is {self.insecure!r}; it must be true or false.")
         for word in ("start_timeout_seconds", "grace_seconds"):
@@ -123,6 +129,13 @@ def _check_sites(sites: object) -> None:
         raise ConfigurationError(
             f"sites is {sites!r}; it must be a number of at least 1, or different names: 3, or ankle,knee,shoulder."
         )
+
+
+def _is_address(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(ipaddress.ip_address(value))
+    except ValueError:
+        return False
 
 
 def _check_texts(word: str, value: object) -> None:
