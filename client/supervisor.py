@@ -121,6 +121,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Open the data, join, and watch until the run is over."""
+        self._knock()  # a site that is refused need not wait until its data are open
         self._write_secret()
         self._say(f"opening {self._settings.data}")
         self._start_worker()
