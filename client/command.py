@@ -14,6 +14,7 @@ from .settings import OWN_FILE, SiteSettings, differing, load_settings, remember
 
 _EPILOG = """\
 other commands (each has its own --help):
+  enroll    make the site's key, and trust the coordinator's certificate
   check     read all exams of a site and print every problem
   import    turn one DICOM series into a case
   predict   segment new exams with a trained model
@@ -48,14 +49,9 @@ def _join(words: Sequence[str]) -> int:
     )
     _add_site(parser)
     _add_data(parser)
-    parser.add_argument("--server", metavar="HOST:PORT", help="where mtmd-server listens")
-    parser.add_argument("--insecure", action="store_const", const=True, help="plain HTTP, loopback only")
-    parser.add_argument("--device", choices=DEVICES, help="where to compute (default: auto)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of the worker")
-    parser.add_argument("--release", choices=RELEASES, help="scores that leave the site (default: mean)")
-    parser.add_argument(
-        "--strategies", type=_names, metavar="NAMES", help="what may be trained here (default: individual,dsl)"
-    )
+    _add_server(parser)
+    parser.add_argument("--insecure", action="store_const", const=True, help="plain HTTP for trials, loopback only")
+    _add_choices(parser)
     parser.add_argument("--connect-timeout-seconds", type=float, metavar="S", help="how long the server may stay away")
     parser.add_argument("--message-timeout-seconds", type=float, metavar="S", help="how long one message may take")
     given = vars(parser.parse(words))
@@ -75,11 +71,33 @@ def _join(words: Sequence[str]) -> int:
 
     if line := differing(settings, given):
         say(line)
-    if given["insecure"] is None:
-        say(f"plain HTTP, nothing is encrypted: {settings.state / OWN_FILE} says 'insecure: true'")
+    if settings.insecure:
+        why = "--insecure" if given["insecure"] else f"{settings.state / OWN_FILE} says 'insecure: true'"
+        say(f"PLAIN HTTP, nothing is encrypted and nobody shows who they are, for trials only: {why}")
     code = join(settings, say, keep)
     say("the run is done" if code == 0 else "the server says that the run failed")
     return code
+
+
+def _enroll(words: Sequence[str]) -> int:
+    parser = CommandParser(
+        prog="mtmd-client enroll",
+        description="Make the site's own key, trust the coordinator's authority, and write the card that the coordinator admits.",
+    )
+    _add_site(parser)
+    _add_data(parser)
+    _add_server(parser)
+    parser.add_argument(
+        "--authority", type=Path, required=True, metavar="FILE", help="authority.pem, as the coordinator handed it out"
+    )
+    _add_choices(parser)
+    given = vars(parser.parse(words))
+    site, authority = given.pop("site"), given.pop("authority")
+    settings = load_settings(site, given)
+
+    from .enroll import enroll
+
+    return enroll(settings, given, authority)
 
 
 def _check(words: Sequence[str]) -> int:
@@ -125,7 +143,7 @@ def _predict(words: Sequence[str]) -> int:
     return predict(settings.site, given.model, given.input, given.output, settings.state, settings.device)
 
 
-_COMMANDS = {"check": _check, "import": _import, "predict": _predict}
+_COMMANDS = {"enroll": _enroll, "check": _check, "import": _import, "predict": _predict}
 
 
 def _add_site(parser: argparse.ArgumentParser) -> None:
@@ -135,6 +153,19 @@ def _add_site(parser: argparse.ArgumentParser) -> None:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help="the site's exams, an nnU-Net raw folder")
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--server", metavar="HOST:PORT", help="where mtmd-server listens")
+
+
+def _add_choices(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=DEVICES, help="where to compute (default: auto)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of the worker")
+    parser.add_argument("--release", choices=RELEASES, help="scores that leave the site (default: mean)")
+    parser.add_argument(
+        "--strategies", type=_names, metavar="NAMES", help="what may be trained here (default: individual,dsl)"
+    )
 
 
 def _names(text: str) -> list[str]:

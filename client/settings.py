@@ -58,6 +58,16 @@ class SiteSettings:
     max_epsilon: float | None = None
     limits: Mapping[str, int] = field(default_factory=lambda: dict(_LIMITS))
 
+    @property
+    def authority_file(self) -> Path:
+        """The certificate that alone can vouch for the server; a copy of what the coordinator handed out."""
+        return self.state / "authority.pem"
+
+    @property
+    def key_file(self) -> Path:
+        """The site's own private key, made here."""
+        return self.state / "site.key"
+
     def __post_init__(self) -> None:
         check_site_name(self.site)
         if self.server is not None:
@@ -148,7 +158,7 @@ def require_server(settings: SiteSettings) -> tuple[str, int]:
     """The server's host and port, if this site may talk to it.
 
     Raises:
-        ConfigurationError: if no server is set, or the connection would be plain HTTP without leave or to another machine.
+        ConfigurationError: if no server is set, the site is not enrolled, or plain HTTP would go to another machine.
     """
     if settings.server is None:
         raise ConfigurationError(
@@ -156,12 +166,14 @@ def require_server(settings: SiteSettings) -> tuple[str, int]:
             f"{settings.state / OWN_FILE}."
         )
     host, port = address(settings.server)
-    if not settings.insecure:
+    if settings.insecure:
+        require_loopback(host)
+    elif not (settings.authority_file.exists() and settings.key_file.exists()):
         raise ConfigurationError(
-            "encrypted connections are not available yet, because there are no certificates to check: "
-            "give --insecure to use plain HTTP, which works on loopback only."
+            f"{settings.site} is not enrolled: {settings.state} holds no key and no authority's certificate. Run `mtmd-client "
+            f"enroll --site {settings.site} --server {settings.server} --authority FILE` with the file that the coordinator "
+            "handed out, or give --insecure for plain HTTP on loopback."
         )
-    require_loopback(host)
     return host, port
 
 

@@ -7,7 +7,6 @@ answered with an error by the next one.
 import json
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from mtmd_core.processes import (
     child_environment,
     end,
     exclusive,
-    is_healthy,
+    free_port,
     last_lines,
     open_log,
     signals_as_exceptions,
@@ -29,6 +28,7 @@ from mtmd_core.processes import (
     text_since,
 )
 
+from .knock import knocker
 from .settings import OWN_FILE, SiteSettings, require_server, to_plain
 
 RESTARTS = 5
@@ -52,7 +52,8 @@ def join(settings: SiteSettings, say: Say, on_joined: Callable[[], None]) -> int
     Raises:
         ConfigurationError: if the settings do not allow it, or another process holds the state folder.
         DataError: if the site's exams cannot be opened; nothing has been sent by then.
-        UnreachableError: if the server stays away for ``connect_timeout_seconds``.
+        UnreachableError: if the server stays away for ``connect_timeout_seconds``, does not let this site in, or is not the
+            one that the authority's certificate vouches for.
         RunFailedError: if a child process keeps dying.
         Interrupted: on SIGINT, SIGTERM or SIGHUP, after all children have ended.
     """
@@ -102,7 +103,7 @@ class Supervisor:
         self._settings = settings
         self._say = say
         self._on_joined = on_joined
-        self._host, self._port = require_server(settings)
+        self._knock = knocker(settings)
         self._logs = settings.state / "logs"
         self._secret = secrets.token_bytes(32)
         self._secret_file = settings.state / "supernode.secret"
@@ -120,6 +121,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Open the data, join, and watch until the run is over."""
+        self._knock()  # a site that is refused need not wait until its data are open
         self._write_secret()
         self._say(f"opening {self._settings.data}")
         self._start_worker()
@@ -210,7 +212,12 @@ class Supervisor:
             self._supernode_log_from = file.tell()
         waits = [str(self._settings.server_poll_seconds), str(self._settings.poll_seconds)]
         command = [sys.executable, "-m", "client.supernode", *waits]
-        command += ["--insecure", "--superlink", self._settings.server]
+        command += ["--superlink", self._settings.server]
+        if self._settings.insecure:
+            command += ["--insecure"]
+        else:
+            command += ["--root-certificates", str(self._settings.authority_file)]
+            command += ["--auth-supernode-private-key", str(self._settings.key_file)]
         command += ["--isolation", "process", "--host", "127.0.0.1", "--port", str(port)]
         command += ["--superexec-auth-secret-file", str(self._secret_file)]
         switches = {**_FLOWER_SWITCHES, "FLWR_HOME": str(self._settings.state / "flower")}
@@ -233,6 +240,7 @@ class Supervisor:
             end(self._supernode, grace_seconds=0.0)
             cause = f"the connection to the server ended ({_ending(self._supernode)})"
             self._supernode = None
+            self._server_answers, self._server_asked = False, 0.0  # whether it still lets this site in is asked first
             if _too_many(self._supernode_ends):
                 raise UnreachableError(
                     f"{cause} {RESTARTS + 1} times within {RESTARTS_WINDOW_SECONDS / 60:.0f} minutes; the cause is in {log}."
@@ -249,7 +257,7 @@ class Supervisor:
         interval = _HEALTH_SECONDS if self._server_answers else 0.5
         if now - self._server_asked < interval:
             return
-        answers = is_healthy(self._host, self._port)
+        answers = self._knock()
         self._server_asked = time.monotonic()
         if answers:
             self._server_seen = self._server_asked
@@ -329,13 +337,6 @@ class Worker:
 
     def _read(self) -> bytes:
         return self.process.stdout.read(65536) or b""  # None: nothing to read just now
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _too_many(ends: deque[float]) -> bool:

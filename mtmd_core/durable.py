@@ -37,6 +37,16 @@ def write_text(path: Path, text: str) -> None:
     write_with(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
 
 
+def write_private(path: Path, content: bytes) -> None:
+    """Write a secret whole or not at all, for the eyes of this user alone (mode 0600)."""
+
+    def write(temporary: Path) -> None:
+        temporary.chmod(0o600)  # as mkstemp made it; said again, because everything hangs on it
+        temporary.write_bytes(content)
+
+    write_with(path, write)
+
+
 def write_json(path: Path, content: object) -> None:
     """Write a JSON file whole or not at all."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")

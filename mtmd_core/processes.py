@@ -14,6 +14,7 @@ import fcntl
 import http.client
 import os
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -222,6 +223,13 @@ def exclusive(folder: Path, what: str, word: str = "--state") -> Iterator[None]:
                 f"{folder} is in use by another running {what}: end that one first, or give another {word} folder."
             ) from None
         yield
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def text_since(log: Path, position: int = 0) -> str:

@@ -95,7 +95,7 @@ def require_loopback(host: str) -> None:
     if host not in ("localhost", "::1") and not _is_loopback(host):
         raise ConfigurationError(
             f"'{host}' is another machine, and --insecure sends everything in the clear: it works on loopback only "
-            "(127.0.0.1). Encrypted connections between machines are not available yet."
+            "(127.0.0.1). Leave it out, and enrol with the certificate that the coordinator hands out (`mtmd-client enroll`)."
         )
 
 

@@ -16,6 +16,7 @@ from mtmd_core.errors import ConfigurationError, MtmdError, RunFailedError
 from mtmd_core.scores import summarise_run
 from mtmd_core.wire import SiteFacts
 
+from .admission import Admission
 from .fleet import Fleet
 from .flower_internals import shorten_waits
 from .phases import autoencoder_phase
@@ -25,6 +26,8 @@ from .strategy import DomainStrategy, Metrics, OnRound
 
 STATE_VARIABLE = "MTMD_SERVER_STATE"
 """Names the coordinator's folder to the process in which Flower runs the app."""
+ADMISSION_VARIABLE = "MTMD_ADMISSION"
+"""Not empty where only admitted sites take part; empty on plain HTTP, where nobody shows who they are."""
 
 log = logging.getLogger(__name__)
 app = ServerApp()
@@ -47,7 +50,8 @@ def main(grid: Grid, context: Context) -> None:
     try:
         config = load_config(folder / "run.yaml")
         store = RunStore(folder, config, every_round=True)
-        outcome = coordinate(grid, config, store)
+        admission = Admission(folder) if os.environ.get(ADMISSION_VARIABLE) else None
+        outcome = coordinate(grid, config, store, admission=admission)
         store.finish(released_summary(outcome.metrics), outcome.checkpoint)
         verdict = {"exit_code": 0, "message": f"{config.federation.rounds} rounds are done"}
     except MtmdError as error:
@@ -65,6 +69,7 @@ def coordinate(
     on_round: OnRound = lambda *_: None,
     build_plans: type[Plans] = Plans,
     on_autoencoder_round: OnRound = lambda *_: None,
+    admission: Admission | None = None,
 ) -> Outcome:
     """Run a federation from roll call to farewell: where the strategy has a prior, its auto-encoder first.
 
@@ -73,7 +78,7 @@ def coordinate(
         RunFailedError: if too few replies can be used.
     """
     federation = config.federation
-    fleet = Fleet(grid, lambda sites: store.progress("joining", 0, f"here: {', '.join(sites)}", sites))
+    fleet = Fleet(grid, lambda sites: store.progress("joining", 0, f"here: {', '.join(sites)}", sites), admission)
     store.progress("joining", 0, "waiting for sites")
     exit_code = RunFailedError.exit_code
     try:

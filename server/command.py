@@ -8,16 +8,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtmd_core.arguments import CommandParser
-from mtmd_core.errors import ConfigurationError, MtmdError, RunFailedError
-from mtmd_core.processes import Interrupted, exclusive, signals_as_exceptions
+from mtmd_core.errors import MtmdError, RunFailedError
+from mtmd_core.processes import Interrupted, exclusive, free_port, signals_as_exceptions
 
+from .admission_commands import admit, revoke, sites
+from .init import init
 from .settings import OWN_FILE, ServerSettings, differing, load_settings, parse_sites, remember
 
 if TYPE_CHECKING:
+    from .door_process import DoorProcess
     from .progress import RunDisplay
     from .superlink import SuperLink
 
 _EPILOG = """\
+other commands (each has its own --help):
+  init      make the federation's certificates, and say what each hospital gets
+  admit     let a site take part, from the card that it sent
+  revoke    refuse a site from now on
+  sites     list the sites that were admitted
+
 Words of the run's configuration follow without dashes: federation.rounds=20 network.width=16 data.slice_size=64.
 
 What the first run was given is kept in the coordinator's own folder (--state, by default federation), in server.yaml, and
@@ -32,29 +41,40 @@ _LEAVE_SECONDS = 15.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit code."""
-    parser = CommandParser(
-        prog="mtmd-server",
-        description="Coordinate a federation: wait for the sites, run all rounds, keep the shared model.",
-        epilog=_EPILOG,
-    )
-    parser.add_argument("--sites", metavar="N|NAMES", help="how many sites take part, or their names: 3, or ankle,knee")
-    parser.add_argument("--port", type=int, metavar="P", help="port on 127.0.0.1 (default: 9092)")
-    parser.add_argument(
-        "--page-port", type=int, metavar="P", help="port of the run's page on 127.0.0.1 (default: 9093; 0: none)"
-    )
-    parser.add_argument("--state", type=Path, metavar="DIR", help="the coordinator's own folder (default: federation)")
-    parser.add_argument("--insecure", action="store_const", const=True, help="plain HTTP, loopback only")
-    parser.add_argument("overrides", nargs="*", metavar="WORD=VALUE", help="words of the run's configuration")
-    given = vars(parser.parse(list(sys.argv[1:] if arguments is None else arguments)))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = words[0] if words and words[0] in _COMMANDS else ""
     try:
-        given["sites"] = None if given["sites"] is None else parse_sites(given["sites"])
-        return serve(load_settings(given), given)
+        return _COMMANDS.get(command, _serve)(words[1:] if command else words)
     except Interrupted as ended:
         print(f"mtmd-server: ended by {ended}", file=sys.stderr)
         return ended.exit_code
     except MtmdError as error:
         print(f"mtmd-server: {error}", file=sys.stderr)
         return error.exit_code
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"init": init, "admit": admit, "revoke": revoke, "sites": sites}
+"""Commands beside the federation itself, each in a module of its own: called with their words, they return the exit code."""
+
+
+def _serve(words: Sequence[str]) -> int:
+    parser = CommandParser(
+        prog="mtmd-server",
+        description="Coordinate a federation: wait for the sites, run all rounds, keep the shared model.",
+        epilog=_EPILOG,
+        commands=_COMMANDS,
+    )
+    parser.add_argument("--sites", metavar="N|NAMES", help="how many sites take part, or their names: 3, or ankle,knee")
+    parser.add_argument("--port", type=int, metavar="P", help="the port that hospitals reach (default: 9092)")
+    parser.add_argument(
+        "--page-port", type=int, metavar="P", help="port of the run's page on 127.0.0.1 (default: 9093; 0: none)"
+    )
+    parser.add_argument("--state", type=Path, metavar="DIR", help="the coordinator's own folder (default: federation)")
+    parser.add_argument("--insecure", action="store_const", const=True, help="plain HTTP for trials, loopback only")
+    parser.add_argument("overrides", nargs="*", metavar="WORD=VALUE", help="words of the run's configuration")
+    given = vars(parser.parse(words))
+    given["sites"] = None if given["sites"] is None else parse_sites(given["sites"])
+    return serve(load_settings(given), given)
 
 
 def serve(settings: ServerSettings, given: Mapping[str, Any]) -> int:
@@ -70,12 +90,12 @@ def serve(settings: ServerSettings, given: Mapping[str, Any]) -> int:
         Interrupted: on SIGINT, SIGTERM or SIGHUP, after all children have ended.
     """
     if not settings.insecure:
-        raise ConfigurationError(
-            "encrypted connections are not available yet, because there are no certificates to show: "
-            "give --insecure to use plain HTTP, which works on loopback only."
-        )
+        from .authority import require_certificates
+
+        require_certificates(settings.state)
     from mtmd_core.config_files import compose, save_config  # imports PyTorch
 
+    from .door_process import DoorProcess
     from .progress import RunDisplay
     from .report import write_report
     from .superlink import HOST, SuperLink
@@ -85,25 +105,40 @@ def serve(settings: ServerSettings, given: Mapping[str, Any]) -> int:
         save_config(config, settings.state / "run.yaml")
         for name in ("outcome.json", "progress.json"):
             (settings.state / name).unlink(missing_ok=True)
-        superlink, run_id, submitted = SuperLink(settings.state, settings.port), None, None
+        door = None if settings.insecure else DoorProcess(settings.state, settings.listen, settings.port)
+        superlink_port = settings.port if door is None else free_port()
+        superlink = SuperLink(settings.state, superlink_port, admission=door is not None)
+        run_id, submitted = None, None
         try:
             with RunDisplay() as display, live_page(settings, display.say):
-                display.say(f"starting on {HOST}:{settings.port}, state in {settings.state}")
+                host = HOST if door is None else settings.listen
+                display.say(f"starting on {host}:{settings.port}, state in {settings.state}")
                 if line := differing(settings, given):
                     display.say(line)
-                if given.get("insecure") is None:
-                    display.say(f"plain HTTP, nothing is encrypted: {settings.state / OWN_FILE} says 'insecure: true'")
+                if door is None:
+                    why = (
+                        "--insecure" if given.get("insecure") else f"{settings.state / OWN_FILE} says 'insecure: true'"
+                    )
+                    display.say(
+                        f"PLAIN HTTP, nothing is encrypted and nobody shows who they are, for trials only: {why}"
+                    )
+                else:
+                    door.require_free()
                 superlink.start(settings.start_timeout_seconds)
+                if door is not None:
+                    door.start(superlink_port, settings.start_timeout_seconds)
                 run_id = submitted = superlink.submit()
                 if (written := remember(settings, given)) is not None:
                     place = f" --state {given['state']}" if given.get("state") is not None else ""
                     display.say(f"settings kept in {written}; next time `mtmd-server{place}` is enough")
-                code = _follow(superlink, run_id, settings.state, display)
+                code = _follow(superlink, run_id, settings.state, display, door)
                 run_id = None
                 return code
         finally:
             if run_id is not None:
                 superlink.stop_run(run_id)
+            if door is not None:
+                door.end(settings.grace_seconds)
             superlink.end(settings.grace_seconds)
             if submitted is not None:
                 print(f"the run's page: {write_report(settings.state)}")
@@ -131,13 +166,15 @@ def live_page(settings: ServerSettings, say: Callable[[str], None]) -> Iterator[
         yield
 
 
-def _follow(superlink: "SuperLink", run_id: str, state: Path, display: "RunDisplay") -> int:
+def _follow(
+    superlink: "SuperLink", run_id: str, state: Path, display: "RunDisplay", door: "DoorProcess | None" = None
+) -> int:
     """Show the run until it states its outcome; the outcome's exit code.
 
     Raises:
-        RunFailedError: if the run or the SuperLink ends without an outcome.
+        RunFailedError: if the run, the SuperLink or the open port ends without an outcome.
     """
-    outcome = _await_outcome(superlink, run_id, state, display)
+    outcome = _await_outcome(superlink, run_id, state, display, door)
     display.say(str(outcome["message"]))
     deadline = time.monotonic() + _LEAVE_SECONDS
     while superlink.app_runs() and time.monotonic() < deadline:  # it tells Flower that it is done
@@ -145,7 +182,9 @@ def _follow(superlink: "SuperLink", run_id: str, state: Path, display: "RunDispl
     return int(outcome["exit_code"])
 
 
-def _await_outcome(superlink: "SuperLink", run_id: str, state: Path, display: "RunDisplay") -> dict[str, Any]:
+def _await_outcome(
+    superlink: "SuperLink", run_id: str, state: Path, display: "RunDisplay", door: "DoorProcess | None"
+) -> dict[str, Any]:
     from .progress import read_json
     from .superlink import StatusWatch
 
@@ -162,6 +201,8 @@ def _await_outcome(superlink: "SuperLink", run_id: str, state: Path, display: "R
             return outcome
         if not alive:
             superlink.require_alive()
+        if door is not None:
+            door.require_alive()
         if ending:
             raise RunFailedError(
                 f"the run ended without stating an outcome ({ending}); its output is in "

@@ -1,7 +1,8 @@
 """The sites behind a Flower grid: who is who, and messages that survive a site's restart.
 
-Flower addresses nodes by numbers that change when a site's program restarts. A :class:`Fleet` is a grid that knows which
-site is behind a node, sends a message again when the site comes back as another node, and polls quickly.
+Flower addresses nodes by numbers. A site without a key gets another number when its program restarts, one with a key keeps its
+number and is activated anew. A :class:`Fleet` is a grid that knows which site is behind a node, sends a message again when the
+site comes back, and polls quickly.
 """
 
 import logging
@@ -12,10 +13,12 @@ from dataclasses import dataclass
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from mtmd_core.credentials import key_fingerprint
 from mtmd_core.errors import RunFailedError, UnreachableError
 from mtmd_core.wire import FACTS, FAREWELL, GOODBYE, QUERY, SiteFacts, from_record
 
-from .flower_internals import Run, site_failed
+from .admission import Admission
+from .flower_internals import NodeInfo, Run, site_failed
 
 log = logging.getLogger(__name__)
 
@@ -40,16 +43,25 @@ class Fleet(Grid):
     Args:
         grid: Flower's own, or the simulation's.
         on_change: called with the names of the sites that have answered a roll call, whenever one is added.
+        admission: a node then takes part only with an admitted key, and under the name that its key was admitted as; None
+            where nodes show no keys (plain HTTP, simulations).
     """
 
-    def __init__(self, grid: Grid, on_change: Callable[[list[str]], None] = lambda sites: None) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        on_change: Callable[[list[str]], None] = lambda sites: None,
+        admission: Admission | None = None,
+    ) -> None:
         self._grid = grid
         self._on_change = on_change
+        self._admission = admission
         self._nodes: dict[str, int] = {}
         self._site_by_node: dict[int, str] = {}  # of every node that ever said who it is
         self._facts: dict[str, SiteFacts] = {}
         self._asked: dict[str, int] = {}
-        self._known_nodes: set[int] = set()
+        self._known_nodes: dict[int, str] = {}  # and since when each is active
+        self._admitted_as: dict[int, str] = {}  # of nodes that showed a key
         self._looked = float("-inf")
 
     @property
@@ -79,7 +91,11 @@ class Fleet(Grid):
         wanted, deadline = set(names), time.monotonic() + timeout
         while True:
             self._look_around()
-            present = {site: facts for site, facts in self.sites.items() if not wanted or site in wanted}
+            present = {
+                site: facts
+                for site, facts in self.sites.items()
+                if (not wanted or site in wanted) and self._is_expected(site)
+            }
             if len(present) >= count:
                 return dict(list(present.items())[:count])
             if time.monotonic() > deadline:
@@ -94,23 +110,26 @@ class Fleet(Grid):
         """Send messages to sites and wait for their replies, in the order of the sites' names.
 
         A message whose node is lost goes to the site's next node as soon as it is there. After ``timeout`` seconds the
-        replies that are there are returned.
+        replies that are there are returned, and before that, if all that are missing are those of revoked sites.
         """
         deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
         waiting = [_Errand(self.site_of(message.metadata.dst_node_id), message) for message in messages]
+        waiting = [errand for errand in waiting if self._is_expected(errand.site)]
         out: dict[str, _Errand] = {}
         homeless: dict[str, _Errand] = {}
         replies: dict[str, Message] = {}
         pause = POLL_SECONDS[0]
         self._send(waiting, out, homeless)
-        while len(replies) < len(waiting) and time.monotonic() < deadline:
+        while time.monotonic() < deadline and any(
+            errand.site not in replies and self._is_expected(errand.site) for errand in waiting
+        ):
             came = list(self._grid.pull_messages(list(out)))
             for reply in came:
                 errand = out.pop(reply.metadata.reply_to_message_id)
                 if reply.has_error() and not site_failed(reply.error):
                     log.warning("a message to %s was lost (%s)", errand.site, reply.error.reason)
                     homeless[errand.site] = errand
-                    self._known_nodes.discard(self._nodes[errand.site])  # if it still lives it is asked again
+                    self._known_nodes.pop(self._nodes[errand.site], None)  # if it still lives it is asked again
                 else:
                     replies[errand.site] = reply
             if came:
@@ -149,31 +168,49 @@ class Fleet(Grid):
                 out[key] = errand
             else:  # the node has left
                 homeless[errand.site] = errand
-                self._known_nodes.discard(self._nodes[errand.site])
+                self._known_nodes.pop(self._nodes[errand.site], None)
 
     def _look_around(self) -> list[str]:
         """Ask nodes that came who they are; returns the sites that answered."""
         if time.monotonic() - self._looked >= LOOK_AROUND_SECONDS or not self._facts:
             self._looked = time.monotonic()
-            new = [node for node in self._grid.get_node_ids() if node not in self._known_nodes]
+            nodes = {node.node_id: node.last_activated_at for node in self._grid.get_nodes() if self._may_come(node)}
+            new = [node for node, since in nodes.items() if self._known_nodes.get(node) != since]
             questions = [Message(RecordDict(), node, QUERY, ttl=FACTS_TTL_SECONDS) for node in new]
             for key, node in zip(self._grid.push_messages(questions) if new else [], new, strict=True):
                 if key:  # else it has left again
                     self._asked[key] = node
-                    self._known_nodes.add(node)
+                    self._known_nodes[node] = nodes[node]
         answers = self._grid.pull_messages(list(self._asked)) if self._asked else []
         return [site for answer in answers if (site := self._introduce(answer)) is not None]
+
+    def _may_come(self, node: NodeInfo) -> bool:
+        """Whether a node's key, where keys are asked for, is that of a site that is admitted now."""
+        if self._admission is None:
+            return True
+        entry = self._admission.of_key(key_fingerprint(node.public_key.decode("ascii")))
+        if entry is None or entry.revoked is not None:
+            return False
+        self._admitted_as[node.node_id] = entry.card.site
+        return True
+
+    def _is_expected(self, site: str) -> bool:
+        """Whether a reply of a site may still come: not once it was revoked."""
+        return self._admission is None or self._admission.is_admitted(site)
 
     def _introduce(self, answer: Message) -> str | None:
         node = self._asked.pop(answer.metadata.reply_to_message_id)
         if answer.has_error():
             log.warning("a node did not say which site it is: %s", answer.error.reason)
-            self._known_nodes.discard(node)
+            self._known_nodes.pop(node, None)
             return None
         try:
             facts = from_record(SiteFacts, answer.content[FACTS])
         except (KeyError, ValueError) as error:
             log.warning("a node is left out: %s", error)
+            return None
+        if self._admitted_as.get(node, facts.site) != facts.site:
+            log.warning("%s says that it is %s, and is left out", self._admitted_as[node], facts.site)
             return None
         if facts.site in self._facts and self._facts[facts.site] != facts:
             log.warning("%s came back with other exams and is left out", facts.site)

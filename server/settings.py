@@ -1,5 +1,6 @@
 """The coordinator's settings: shipped defaults, then its own file, then the command line."""
 
+import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,6 +25,7 @@ class ServerSettings:
 
     state: Path
     sites: int | Sequence[str] | None = None
+    listen: str = "0.0.0.0"
     port: int = 9092
     page_port: int = 9093
     insecure: bool = False
@@ -37,6 +39,10 @@ class ServerSettings:
         if isinstance(self.page_port, bool) or not isinstance(self.page_port, int) or not 0 <= self.page_port <= 65535:
             raise ConfigurationError(
                 f"page_port is {self.page_port!r}; it must be a whole number from 1 to 65535, or 0 for no page."
+            )
+        if not _is_address(self.listen):
+            raise ConfigurationError(
+                f"listen is {self.listen!r}; it must be an IP address of this machine, or 0.0.0.0 for all."
             )
         if not isinstance(self.insecure, bool):
             raise ConfigurationError(f"insecure is {self.insecure!r}; it must be true or false.")
@@ -128,6 +134,13 @@ def _check_sites(sites: object) -> None:
         raise ConfigurationError(
             f"sites is {sites!r}; it must be a number of at least 1, or different names: 3, or ankle,knee,shoulder."
         )
+
+
+def _is_address(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(ipaddress.ip_address(value))
+    except ValueError:
+        return False
 
 
 def _check_texts(word: str, value: object) -> None:

@@ -46,8 +46,14 @@ _log = logging.getLogger("mtmd.server")
 class SuperLink:
     """One SuperLink process on loopback."""
 
-    def __init__(self, state: Path, port: int) -> None:
-        """``state`` is the coordinator's folder; Flower's own files go to ``state/flower``, its output to ``state/logs``."""
+    def __init__(self, state: Path, port: int, admission: bool = False) -> None:
+        """Nothing is started yet.
+
+        Args:
+            state: the coordinator's folder; Flower's own files go to ``state/flower``, its output to ``state/logs``.
+            port: of loopback.
+            admission: only nodes with the key of an admitted site take part, each under that site's name.
+        """
         self._state = state
         self._port = port
         self._home = state / "flower"
@@ -62,6 +68,7 @@ class SuperLink:
                 "FLWR_DISABLE_UPDATE_CHECK": "1",
                 "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
                 "MTMD_SERVER_STATE": str(state),
+                "MTMD_ADMISSION": "1" if admission else "",
             }
         )
 
@@ -209,18 +216,18 @@ class StatusWatch:
         return f"{status} {details}".strip() if status.startswith("finished") else ""
 
 
-def require_free_port(port: int) -> None:
-    """Raise if somebody listens on a port of loopback already.
+def require_free_port(port: int, host: str = HOST) -> None:
+    """Raise if somebody listens on a port of this machine already.
 
     Raises:
         ConfigurationError: naming the port.
     """
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError as error:
             raise ConfigurationError(
-                f"port {port} of {HOST} cannot be used ({error.strerror}): end the program that listens there, or give "
+                f"port {port} of {host} cannot be used ({error.strerror}): end the program that listens there, or give "
                 "another --port."
             ) from None

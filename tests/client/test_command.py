@@ -8,6 +8,8 @@ import pytest
 
 from mtmd_core.processes import exclusive
 
+LOUD = "PLAIN HTTP, nothing is encrypted and nobody shows who they are, for trials only"
+
 
 def mtmd_client(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -23,7 +25,7 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", [(), ("check",), ("import",), ("predict",)])
+@pytest.mark.parametrize("command", [(), ("enroll",), ("check",), ("import",), ("predict",)])
 def test_help_needs_neither_torch_nor_flower(command: tuple[str, ...]) -> None:
     code = (
         "import sys\nfrom client.command import main\n"
@@ -77,7 +79,7 @@ def test_a_first_attempt_keeps_nothing_and_a_second_client_of_a_site_is_refused(
     words = ("--site", "ankle", "--server", "127.0.0.1:9", "--insecure", "--data", "exams")
     with exclusive(state, "mtmd-client"):
         done = mtmd_client(*words, folder=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (2, f"ankle: {LOUD}: --insecure\n")
     assert f"{state} is in use by another running mtmd-client" in done.stderr
     assert not (state / "site.yaml").exists()
 
@@ -90,9 +92,10 @@ def test_what_the_file_says_otherwise_and_plain_http_from_the_file_are_said_alou
     with exclusive(state, "mtmd-client"):
         alone = mtmd_client("--site", "ankle", folder=tmp_path)
         given = mtmd_client("--site", "ankle", "--insecure", "--server", "127.0.0.1:10", folder=tmp_path)
-    assert alone.stdout == f"ankle: plain HTTP, nothing is encrypted: {state / 'site.yaml'} says 'insecure: true'\n"
+    assert alone.stdout == f"ankle: {LOUD}: {state / 'site.yaml'} says 'insecure: true'\n"
     assert given.stdout == (
         "ankle: for this run only: server 127.0.0.1:10 (kept: 127.0.0.1:9); to change what is kept, edit "
         f"{state / 'site.yaml'}\n"
+        f"ankle: {LOUD}: --insecure\n"
     )
     assert (state / "site.yaml").read_text() == content

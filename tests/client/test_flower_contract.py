@@ -97,7 +97,16 @@ def test_the_supernode_logs_one_fate_for_each_message_it_receives() -> None:
 
 def test_words_of_the_supernodes_command_line() -> None:
     known = supernode_command._parse_args_run_supernode()._option_string_actions
-    used = ("--insecure", "--superlink", "--isolation", "--host", "--port", "--superexec-auth-secret-file")
+    used = (
+        "--insecure",
+        "--root-certificates",
+        "--auth-supernode-private-key",
+        "--superlink",
+        "--isolation",
+        "--host",
+        "--port",
+        "--superexec-auth-secret-file",
+    )
     assert [word for word in used if word not in known] == []
 
 

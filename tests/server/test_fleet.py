@@ -2,16 +2,22 @@
 
 import itertools
 from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
+from mtmd_core.credentials import new_private_key, public_pem
 from mtmd_core.errors import UnreachableError
+from mtmd_core.site_card import SiteCard
 from mtmd_core.wire import FACTS, QUERY, SiteFacts, to_record
 from server import fleet as fleet_module
+from server.admission import Admission
 from server.fleet import Fleet
+from server.flower_internals import NodeInfo
 
 RAISED, UNAVAILABLE = 2, 5  # Flower's codes: the site's app raised; the node is gone
 
@@ -28,9 +34,17 @@ class NodesComeAndGo(Grid):
         self.replies: dict[str, Message] = {}
         self.ids = map(str, itertools.count())
         self.at_pull = lambda: None
+        self.keys: dict[int, bytes] = {}
+        self.since: dict[int, str] = {}
 
     def get_node_ids(self) -> list[int]:
         return list(self.online)
+
+    def get_nodes(self) -> list[NodeInfo]:
+        return [
+            NodeInfo(node_id=node, public_key=self.keys.get(node, b""), last_activated_at=self.since.get(node, ""))
+            for node in self.online
+        ]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         return [self.push(message) for message in messages]
@@ -179,3 +193,47 @@ def test_messages_to_two_sites_that_have_left_wait_for_both(grid: NodesComeAndGo
 
     grid.at_pull = both_come_back
     assert sources(fleet, fleet.send_and_receive(messages, timeout=5)) == ["ankle", "knee"]
+
+
+@pytest.fixture
+def admission(tmp_path: Path, grid: NodesComeAndGo) -> Admission:
+    """Knee's key is node 11's and ankle's is node 12's."""
+    admission = Admission(tmp_path)
+    for node, site in ((11, "knee"), (12, "ankle")):
+        grid.keys[node] = public_pem(new_private_key().public_key()).encode()
+        admission.admit(SiteCard(site, grid.keys[node].decode()), datetime.now(UTC))
+    return admission
+
+
+def test_a_site_takes_part_under_the_name_of_its_key_alone(grid: NodesComeAndGo, admission: Admission) -> None:
+    grid.online[12] = SiteFacts("knee", 4)  # ankle's key, knee's name
+    grid.keys[13] = public_pem(new_private_key().public_key()).encode()
+    grid.online[13] = SiteFacts("ankle", 3)  # nobody's key
+    with pytest.raises(UnreachableError, match=r"1 of 2 sites.*\(knee\)"):
+        Fleet(grid, admission=admission).assemble(2, [], timeout=0.05)
+    assert 13 not in [node for node, _ in grid.received]
+
+
+def test_a_site_that_comes_back_under_its_number_gets_its_message_again(
+    grid: NodesComeAndGo, admission: Admission
+) -> None:
+    fleet = Fleet(grid, admission=admission)
+    fleet.assemble(2, [], timeout=5)
+    grid.silent = {11}
+
+    def knee_comes_back() -> None:
+        grid.since[11], grid.silent = "later", set()
+
+    grid.at_pull = knee_comes_back
+    assert sources(fleet, fleet.send_and_receive([train(fleet, "knee")], timeout=5)) == ["knee"]
+    assert [node for node, kind in grid.received if kind == "train"] == [11, 11]
+
+
+def test_nobody_waits_for_a_site_that_was_revoked(grid: NodesComeAndGo, admission: Admission) -> None:
+    fleet = Fleet(grid, admission=admission)
+    fleet.assemble(2, [], timeout=5)
+    grid.silent = {11}
+    grid.at_pull = lambda: admission.revoke("knee", datetime.now(UTC))
+    replies = fleet.send_and_receive([train(fleet, "ankle"), train(fleet, "knee")], timeout=None)
+    assert sources(fleet, replies) == ["ankle"]
+    assert fleet.send_and_receive([train(fleet, "knee")], timeout=None) == []

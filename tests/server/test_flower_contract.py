@@ -4,11 +4,15 @@ import importlib
 import inspect
 
 import flwr
-from flwr.common.constant import ErrorCode
+from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE, ErrorCode
+from flwr.supercore import constant
 from flwr.supercore.inflatable.inflatable_utils import pull_objects
+from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 from flwr.supercore.superexec import run_superexec
 from flwr.superlink.grid import http_grid
+from flwr.superlink.routers.fleet import node_auth
 
+from mtmd_core import credentials
 from server import flower_internals
 
 
@@ -35,3 +39,19 @@ def test_words_of_the_superlinks_command_line() -> None:
 def test_failures_of_a_sites_own_program_have_codes_of_their_own() -> None:
     assert ErrorCode.CLIENT_APP_RAISED_EXCEPTION in flower_internals._SITE_ERRORS
     assert ErrorCode.CLIENT_APP_CRASHED not in flower_internals._SITE_ERRORS
+
+
+def test_a_site_signs_as_flowers_supernode_does_and_the_time_alone() -> None:
+    assert credentials.PUBLIC_KEY_HEADER == constant.FLEET_HTTP_PUBLIC_KEY_HEADER
+    assert credentials.SIGNATURE_HEADER == constant.FLEET_HTTP_SIGNATURE_HEADER
+    assert credentials.TIMESTAMP_HEADER == TIMESTAMP_HEADER
+    assert credentials.OLDEST_SECONDS == TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE
+    assert credentials.NEWEST_SECONDS == -SYSTEM_TIME_TOLERANCE
+    assert 'timestamp.encode("ascii"), signature' in inspect.getsource(node_auth.authenticate_node)
+
+
+def test_the_calls_that_are_handed_on_are_flowers_but_for_registering() -> None:
+    paths = {path for method, path in PROTOBUF_REQUEST_TYPES if path.startswith(flower_internals.FLEET_PATH)}
+    handed_on = {flower_internals.FLEET_PATH + call for call in flower_internals.SITE_CALLS}
+    assert paths - handed_on == {"/v1/fleet/register-node", "/v1/fleet/unregister-node"}
+    assert handed_on <= paths

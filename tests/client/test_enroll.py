@@ -1,0 +1,71 @@
+"""Enrolling a site, and knocking at a server that another authority vouches for."""
+
+import socket
+import ssl
+import threading
+from pathlib import Path
+
+import pytest
+from enrolled import enroll_site, make_certificates
+
+from client.enroll import enroll
+from client.knock import knocker
+from client.settings import load_settings
+from mtmd_core.errors import ConfigurationError, UnreachableError
+
+
+def test_a_site_keeps_its_key_to_itself_and_all_settings_for_next_time(tmp_path: Path) -> None:
+    authority = make_certificates(tmp_path / "federation").authority
+    settings, card = enroll_site(tmp_path / "ankle", "ankle", "fed.org:9092", authority)
+    assert (settings.server, settings.insecure, card.site) == ("fed.org:9092", False, "ankle")
+    assert settings.key_file.stat().st_mode & 0o777 == 0o600
+    assert settings.authority_file.read_bytes() == authority.read_bytes()
+    assert "PRIVATE" not in (tmp_path / "ankle" / "ankle-card.json").read_text()
+    assert enroll_site(tmp_path / "ankle", "ankle", "fed.org:9092", authority)[1] == card  # again: the same key
+
+
+def test_what_is_no_authority_is_refused_and_nothing_is_made(tmp_path: Path) -> None:
+    certificates = make_certificates(tmp_path / "federation")
+    given = {"state": tmp_path / "ankle", "server": "fed.org:9092"}
+    refusals = {
+        certificates.server: "not the certificate of an authority",
+        certificates.authority_key: "a private key, which nobody should ever be sent",
+        tmp_path / "none.pem": "cannot be read",
+    }
+    for file, message in refusals.items():
+        with pytest.raises(ConfigurationError, match=message):
+            enroll(load_settings("ankle", given), given, file)
+    assert not (tmp_path / "ankle").exists()
+
+
+def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    authority = make_certificates(tmp_path / "federation").authority
+    settings, _ = enroll_site(tmp_path / "ankle", "ankle", "127.0.0.1:9", authority)
+    settings.key_file.chmod(0o644)
+    with pytest.raises(ConfigurationError, match="chmod 600"):
+        knocker(settings)
+
+
+def test_a_server_of_another_authority_is_named_and_hears_nothing(tmp_path: Path) -> None:
+    authority = make_certificates(tmp_path / "federation").authority
+    impostor = make_certificates(tmp_path / "impostor")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(impostor.server, impostor.server_key)
+    heard: list[object] = []
+
+    def serve(listener: socket.socket) -> None:
+        try:
+            with listener.accept()[0] as plain, context.wrap_socket(plain, server_side=True) as connection:
+                heard.append(connection.recv(100))
+        except OSError as error:
+            heard.append(type(error))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        settings, _ = enroll_site(tmp_path / "ankle", "ankle", address, authority)
+        with pytest.raises(UnreachableError, match=r"is not the server that .* vouches for"):
+            knocker(settings)()
+        thread.join()
+    assert not any(isinstance(words, bytes) and words for words in heard)
