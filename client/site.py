@@ -1,5 +1,6 @@
 """One site at work: its data, its memory, its door out, and what it does at each visit of the coordinator."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from mtmd_core.data.site_data import SiteData, load_site
 from mtmd_core.data.validation import check_dataset
 from mtmd_core.devices import choose_device, limit_threads
 from mtmd_core.durable import write_json
-from mtmd_core.errors import ConfigurationError, DataError
+from mtmd_core.errors import ConfigurationError, DataError, SiteError
 from mtmd_core.evaluation import SiteScores
 from mtmd_core.models import save_model
 from mtmd_core.networks.build import count_parameters
@@ -23,7 +24,7 @@ from mtmd_core.objectives import PriorTerm
 from mtmd_core.prototypes import MINIMUM, Minimum
 from mtmd_core.strategies import FEDERATED_STRATEGIES, Contrast, strategy_named
 from mtmd_core.training import OnStep
-from mtmd_core.wire import Receipt, RoundPlan, SiteFacts, Terms
+from mtmd_core.wire import Notice, Receipt, RoundPlan, SiteFacts, Terms, to_record
 
 from .learner import Learner
 from .ledger import Ledger
@@ -36,10 +37,14 @@ Metrics = dict[str, float]
 
 
 NO_TERMS = Terms()
+LAST_PLAN = "last_plan.json"
+"""Where a site keeps what it was last asked to train, in its own folder."""
 
 
 class RefusedPlanError(ConfigurationError):
     """The coordinator asked for more than this site's own limits allow."""
+
+    site_error = SiteError.PLAN_REFUSED
 
 
 @dataclass
@@ -60,6 +65,9 @@ class Site:
         slices_per_exam: no exam counts in them for more of its slices; None for no limit.
         lockstep: whether it takes part in lock-step, in which gradients of single batches leave it: a simulation's sites alone.
         on_step: called after each training step.
+        on_progress: called before the first training step of a visit and after each, with the steps done and all of them.
+        on_notice: called with what the coordinator says of a reply that it left out.
+        last_plan: file in which the plan of the last TRAIN visit is kept; None keeps it nowhere.
 
     ``exit_code`` is set once the coordinator has said farewell; ``tested`` and ``summary`` once the test exams were scored.
     """
@@ -77,6 +85,9 @@ class Site:
     slices_per_exam: int | None = None
     lockstep: bool = False
     on_step: OnStep | None = None
+    on_progress: Callable[[int, int], None] = lambda done, steps: None
+    on_notice: Callable[[Notice], None] = lambda notice: None
+    last_plan: Path | None = None
     exit_code: int | None = None
     summary: dict | None = None
     tested: SiteScores | None = None
@@ -101,17 +112,32 @@ class Site:
         prior = self._prior_term(plan, terms)
         learner = self._learner_for(plan)
         self._check_limit("max_local_steps", learner.steps(plan))
+        if self.last_plan is not None:
+            contrast = None if terms.contrast is None else to_record(terms.contrast)
+            write_json(self.last_plan, {"plan": to_record(plan), "contrast": contrast})
         learner.restore(plan, self.state)
         learner.receive(shared)
         metrics = self._validate(learner, plan) if plan.validate and plan.round > 1 else {}
         started = time.perf_counter()
-        metrics["loss"] = learner.train(plan, terms, prior, self.on_step)
+        metrics["loss"] = learner.train(plan, terms, prior, self._counted(learner.steps(plan)))
         metrics |= {"seconds_training": time.perf_counter() - started, "steps": learner.steps(plan)}
         if plan.tell_slices:
             metrics["training_slices"] = learner.slices
         prototypes = learner.prototypes(plan, terms, self.minimum, self.slices_per_exam)
         learner.remember(plan, self.state)
         return self._receipt(plan), metrics, prototypes
+
+    def _counted(self, steps: int) -> OnStep:
+        """Called after each step of a visit: counts them."""
+        done = itertools.count(1)
+        self.on_progress(0, steps)
+
+        def on_step(step: int, loss: float) -> None:
+            self.on_progress(next(done), steps)
+            if self.on_step is not None:
+                self.on_step(step, loss)
+
+        return on_step
 
     def evaluate(self, plan: RoundPlan, shared: dict[str, np.ndarray]) -> tuple[Receipt, Metrics]:
         """An EVALUATE visit: the model of ``plan.round`` on the validation exam or, if the plan says so, the test exam."""
@@ -244,4 +270,5 @@ def open_site(settings: SiteSettings) -> Site:
         minimum=minimum,
         slices_per_exam=settings.slices_per_exam,
         strategies=settings.strategies,
+        last_plan=settings.state / LAST_PLAN,
     )

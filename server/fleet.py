@@ -13,7 +13,20 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from mtmd_core.errors import RunFailedError, UnreachableError
-from mtmd_core.wire import FACTS, FAREWELL, GOODBYE, QUERY, SiteFacts, from_record
+from mtmd_core.sites import check_site_name
+from mtmd_core.wire import (
+    FACTS,
+    FAREWELL,
+    GOODBYE,
+    NOTICE,
+    NOTIFY,
+    PROTOCOL,
+    QUERY,
+    Notice,
+    SiteFacts,
+    from_record,
+    to_record,
+)
 
 from .flower_internals import Run, site_failed
 
@@ -39,12 +52,13 @@ class Fleet(Grid):
 
     Args:
         grid: Flower's own, or the simulation's.
-        on_change: called with the names of the sites that have answered a roll call, whenever one is added.
+        on_change: called with the names of the sites that are connected, whenever one comes or goes.
     """
 
     def __init__(self, grid: Grid, on_change: Callable[[list[str]], None] = lambda sites: None) -> None:
         self._grid = grid
         self._on_change = on_change
+        self._here: list[str] = []
         self._nodes: dict[str, int] = {}
         self._site_by_node: dict[int, str] = {}  # of every node that ever said who it is
         self._facts: dict[str, SiteFacts] = {}
@@ -108,7 +122,7 @@ class Fleet(Grid):
             for reply in came:
                 errand = out.pop(reply.metadata.reply_to_message_id)
                 if reply.has_error() and not site_failed(reply.error):
-                    log.warning("a message to %s was lost (%s)", errand.site, reply.error.reason)
+                    log.warning("a message to %s was lost (error %d)", errand.site, reply.error.code)
                     homeless[errand.site] = errand
                     self._known_nodes.discard(self._nodes[errand.site])  # if it still lives it is asked again
                 else:
@@ -131,6 +145,11 @@ class Fleet(Grid):
         self._grid.push_messages(
             [Message(content, node, FAREWELL, ttl=FACTS_TTL_SECONDS) for node in self._nodes.values()]
         )
+
+    def notify(self, site: str, notice: Notice) -> None:
+        """Tell a site something between two visits; whether it answers does not matter."""
+        content = RecordDict({NOTICE: ConfigRecord(to_record(notice))})
+        self._grid.push_messages([Message(content, self._nodes[site], NOTIFY, ttl=FACTS_TTL_SECONDS)])
 
     def _send(self, errands: list[_Errand], out: dict[str, _Errand], homeless: dict[str, _Errand]) -> None:
         """Push errands to the nodes that their sites were last seen as; what Flower does not take becomes homeless."""
@@ -155,7 +174,9 @@ class Fleet(Grid):
         """Ask nodes that came who they are; returns the sites that answered."""
         if time.monotonic() - self._looked >= LOOK_AROUND_SECONDS or not self._facts:
             self._looked = time.monotonic()
-            new = [node for node in self._grid.get_node_ids() if node not in self._known_nodes]
+            nodes = list(self._grid.get_node_ids())
+            self._note_presence(nodes)
+            new = [node for node in nodes if node not in self._known_nodes]
             questions = [Message(RecordDict(), node, QUERY, ttl=FACTS_TTL_SECONDS) for node in new]
             for key, node in zip(self._grid.push_messages(questions) if new else [], new, strict=True):
                 if key:  # else it has left again
@@ -164,23 +185,31 @@ class Fleet(Grid):
         answers = self._grid.pull_messages(list(self._asked)) if self._asked else []
         return [site for answer in answers if (site := self._introduce(answer)) is not None]
 
+    def _note_presence(self, nodes: Iterable[int]) -> None:
+        """Say who is connected, if that has changed."""
+        here = sorted(site for site, node in self._nodes.items() if node in set(nodes))
+        if here != self._here:
+            self._here = here
+            self._on_change(here)
+
     def _introduce(self, answer: Message) -> str | None:
         node = self._asked.pop(answer.metadata.reply_to_message_id)
         if answer.has_error():
-            log.warning("a node did not say which site it is: %s", answer.error.reason)
+            log.warning("a node did not say which site it is (error %d)", answer.error.code)
             self._known_nodes.discard(node)
             return None
         try:
             facts = from_record(SiteFacts, answer.content[FACTS])
-        except (KeyError, ValueError) as error:
-            log.warning("a node is left out: %s", error)
+            check_site_name(facts.site)
+        except (KeyError, ValueError):  # whose text may quote what the node wrote
+            log.warning("a node is left out: it does not say what a site of protocol %d says of itself", PROTOCOL)
             return None
         if facts.site in self._facts and self._facts[facts.site] != facts:
             log.warning("%s came back with other exams and is left out", facts.site)
             return None
         self._nodes[facts.site], self._facts[facts.site] = node, facts
         self._site_by_node[node] = facts.site
-        self._on_change(list(self.sites))
+        self._note_presence([*(self._nodes[site] for site in self._here), node])
         return facts.site
 
     # What remains of a Grid is passed on.

@@ -145,8 +145,8 @@ def test_the_text_of_an_exception_stays_at_the_site(
     events, tell = heard()
     answer(runtime, runtime.claim(), app_that(fail), tell)
     (reply,) = supernode.replies()
-    assert (reply.error.code, reply.error.reason) == (APP_FAILED, "ValueError")
-    assert supernode.outcomes() == [("finished", "failed", "ValueError")]
+    assert (reply.error.code, reply.error.reason) == (APP_FAILED, "unexpected")
+    assert supernode.outcomes() == [("finished", "failed", "unexpected")]
     assert "Jane" not in json.dumps(events)
     assert "Jane Doe" in caplog.text
 
@@ -171,8 +171,12 @@ def test_an_interrupted_message_is_left_unfinished(supernode: SuperNode, runtime
 
 
 @pytest.mark.parametrize("pulled", [True, False])
+@pytest.mark.parametrize(
+    ("error", "again", "code"),
+    [("worker_died", True, WORKER_DIED), ("worker_hung", True, WORKER_DIED), ("worker_hung", False, APP_FAILED)],
+)
 def test_a_successor_answers_the_message_that_a_worker_died_over(
-    pulled: bool, supernode: SuperNode, runtime: Runtime
+    pulled: bool, error: str, again: bool, code: int, supernode: SuperNode, runtime: Runtime
 ) -> None:
     message_id = supernode.receive()
     token = runtime.claim()
@@ -181,12 +185,12 @@ def test_a_successor_answers_the_message_that_a_worker_died_over(
         with runtime.task(token) as task:
             metadata = json.loads(json.dumps(metadata_of(task.pull()[0])))
     events, tell = heard()
-    report_lost(runtime, {"token": token, "metadata": metadata}, tell)
+    report_lost(runtime, {"token": token, "metadata": metadata, "error": error, "again": again}, tell)
     (reply,) = supernode.replies()
     assert reply.metadata.reply_to_message_id == message_id
     assert (reply.metadata.src_node_id, reply.metadata.dst_node_id) == (NODE_ID, 1)
-    assert (reply.error.code, reply.error.reason) == (WORKER_DIED, "WorkerDied")
-    assert supernode.outcomes() == [("finished", "failed", "WorkerDied")]
+    assert (reply.error.code, reply.error.reason) == (code, error)
+    assert supernode.outcomes() == [("finished", "failed", error)]
     assert [event["event"] for event in events] == ["lost"]
 
 
@@ -194,7 +198,7 @@ def test_a_message_that_nobody_waits_for_any_more_does_not_stop_the_worker(
     supernode: SuperNode, runtime: Runtime
 ) -> None:
     events, tell = heard()
-    report_lost(runtime, {"token": "expired", "metadata": None}, tell)
+    report_lost(runtime, {"token": "expired", "metadata": None, "error": "worker_died", "again": True}, tell)
     assert [event["event"] for event in events] == ["lost"]
     assert supernode.replies() == []
 
