@@ -107,7 +107,7 @@ class Site:
         Returns:
             Receipt, metrics, and the site's prototypes if the plan asks for some and there are enough exams and slices.
         """
-        self._check_limits(plan)
+        self.check_limits(plan)
         self._check_terms(plan, terms)
         prior = self._prior_term(plan, terms)
         learner = self._learner_for(plan)
@@ -141,7 +141,7 @@ class Site:
 
     def evaluate(self, plan: RoundPlan, shared: dict[str, np.ndarray]) -> tuple[Receipt, Metrics]:
         """An EVALUATE visit: the model of ``plan.round`` on the validation exam or, if the plan says so, the test exam."""
-        self._check_limits(plan)
+        self.check_limits(plan)
         learner = self._learner_for(plan)
         learner.become(plan, shared, self.state)
         if not plan.test:
@@ -190,9 +190,14 @@ class Site:
             if asked and not fits:
                 raise RefusedPlanError(f"the plan brings a term '{name}', which strategy '{plan.strategy}' has none of")
         if terms.prior is not None:
-            self._check_limits(autoencoder_plan(plan, terms.prior))
+            self.check_limits(autoencoder_plan(plan, terms.prior))
 
-    def _check_limits(self, plan: RoundPlan) -> None:
+    def check_limits(self, plan: RoundPlan) -> None:
+        """Refuse a plan that asks for more than the site's own settings allow.
+
+        Raises:
+            RefusedPlanError: naming what was asked and what is allowed.
+        """
         if plan.strategy not in self.strategies:
             raise RefusedPlanError(
                 f"the plan's strategy is '{plan.strategy}', but this site takes part in {', '.join(self.strategies)}: "

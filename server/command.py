@@ -1,5 +1,6 @@
 """``mtmd-server``: the coordinator's command."""
 
+import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from .superlink import SuperLink
 
 _EPILOG = """\
+other commands (each has its own --help):
+  status    how the run is: rounds, sites, refusals, time left; works at any time
+  readmit   let a site that was set aside take part again
+
 Words of the run's configuration follow without dashes: federation.rounds=20 network.width=16 data.slice_size=64.
 
 What the first run was given is kept in the coordinator's own folder (--state, by default federation), in server.yaml, and
@@ -31,26 +36,70 @@ _LEAVE_SECONDS = 15.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit code."""
-    parser = CommandParser(
-        prog="mtmd-server",
-        description="Coordinate a federation: wait for the sites, run all rounds, keep the shared model.",
-        epilog=_EPILOG,
-    )
-    parser.add_argument("--sites", metavar="N|NAMES", help="how many sites take part, or their names: 3, or ankle,knee")
-    parser.add_argument("--port", type=int, metavar="P", help="port on 127.0.0.1 (default: 9092)")
-    parser.add_argument("--state", type=Path, metavar="DIR", help="the coordinator's own folder (default: federation)")
-    parser.add_argument("--insecure", action="store_const", const=True, help="plain HTTP, loopback only")
-    parser.add_argument("overrides", nargs="*", metavar="WORD=VALUE", help="words of the run's configuration")
-    given = vars(parser.parse(list(sys.argv[1:] if arguments is None else arguments)))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = words[0] if words and words[0] in _COMMANDS else ""
     try:
-        given["sites"] = None if given["sites"] is None else parse_sites(given["sites"])
-        return serve(load_settings(given), given)
+        return _COMMANDS.get(command, _serve)(words[1:] if command else words)
     except Interrupted as ended:
         print(f"mtmd-server: ended by {ended}", file=sys.stderr)
         return ended.exit_code
     except MtmdError as error:
         print(f"mtmd-server: {error}", file=sys.stderr)
         return error.exit_code
+
+
+def _serve(words: Sequence[str]) -> int:
+    parser = CommandParser(
+        prog="mtmd-server",
+        description="Coordinate a federation: wait for the sites, run all rounds, keep the shared model.",
+        epilog=_EPILOG,
+        commands=_COMMANDS,
+    )
+    parser.add_argument("--sites", metavar="N|NAMES", help="how many sites take part, or their names: 3, or ankle,knee")
+    parser.add_argument("--port", type=int, metavar="P", help="port on 127.0.0.1 (default: 9092)")
+    _add_state(parser)
+    parser.add_argument("--insecure", action="store_const", const=True, help="plain HTTP, loopback only")
+    parser.add_argument("overrides", nargs="*", metavar="WORD=VALUE", help="words of the run's configuration")
+    given = vars(parser.parse(words))
+    given["sites"] = None if given["sites"] is None else parse_sites(given["sites"])
+    return serve(load_settings(given), given)
+
+
+def _status(words: Sequence[str]) -> int:
+    parser = CommandParser(prog="mtmd-server status", description="Say how the run is; it is not disturbed.")
+    _add_state(parser)
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="for people or for programs")
+    given = parser.parse(words)
+
+    from .status import status
+
+    return status(_state_folder(given.state), given.format == "json")
+
+
+def _readmit(words: Sequence[str]) -> int:
+    parser = CommandParser(
+        prog="mtmd-server readmit",
+        description="Let a site that was set aside take part again, whether mtmd-server runs or not.",
+    )
+    parser.add_argument("site", metavar="SITE", help="the site's name")
+    _add_state(parser)
+    given = parser.parse(words)
+
+    from .readmit import readmit
+
+    print(readmit(_state_folder(given.state), given.site))
+    return 0
+
+
+_COMMANDS = {"status": _status, "readmit": _readmit}
+
+
+def _add_state(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--state", type=Path, metavar="DIR", help="the coordinator's own folder (default: federation)")
+
+
+def _state_folder(given: Path | None) -> Path:
+    return (given or Path("federation")).expanduser().absolute()
 
 
 def serve(settings: ServerSettings, given: Mapping[str, Any]) -> int:
