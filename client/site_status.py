@@ -96,7 +96,8 @@ class StatusFile:
         status = self.status
         if event.get("run", status.run) != status.run:
             self.status = status = SiteStatus(status.site)
-        status.run, status.kind = event.get("run", status.run), event["kind"]
+        status.run = event.get("run", status.run)
+        status.kind = event["kind"] if "run" in event else status.kind
         status.round, status.rounds = event.get("round", status.round), event.get("rounds", status.rounds)
         status.step = status.steps = 0
         status.bytes_received += event["bytes"]
