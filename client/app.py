@@ -1,20 +1,24 @@
 """The ClientApp: message → site → reply. No mathematics, and no way out but the site's outbox."""
 
 import itertools
+from typing import TypeVar
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from mtmd_core.errors import MtmdError, SiteError
 from mtmd_core.wire import (
     CONTRAST,
     GOODBYE,
+    NOTICE,
     PLAN,
     PRIOR,
     PRIOR_SHARED,
     PROTOTYPES,
     SHARED,
     ContrastPlan,
+    Notice,
     PriorPlan,
     RoundPlan,
     Terms,
@@ -23,6 +27,14 @@ from mtmd_core.wire import (
 )
 
 from .site import Site
+
+T = TypeVar("T")
+
+
+class UnreadableMessageError(MtmdError):
+    """A message does not hold the records that its kind has."""
+
+    site_error = SiteError.MESSAGE_UNREADABLE
 
 
 def build_client_app(site: Site) -> ClientApp:
@@ -35,15 +47,22 @@ def build_client_app(site: Site) -> ClientApp:
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        receipt, metrics, prototypes = site.train(*_unpack(message), _terms(message.content))
+        _pass_on_notice(site, message.content)
+        receipt, metrics, prototypes = site.train(*_unpack(message.content), _terms(message.content))
         learner = site.learner
         content = site.outbox.trained(receipt, metrics, learner.contribution, learner.partition, prototypes)
         return Message(content, reply_to=message)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        receipt, metrics = site.evaluate(*_unpack(message))
+        _pass_on_notice(site, message.content)
+        receipt, metrics = site.evaluate(*_unpack(message.content))
         return Message(site.outbox.metrics(receipt, metrics), reply_to=message)
+
+    @app.query("notice")
+    def notice(message: Message, context: Context) -> Message:
+        _pass_on_notice(site, message.content)
+        return Message(RecordDict(), reply_to=message)
 
     @app.query("farewell")
     def farewell(message: Message, context: Context) -> Message:
@@ -54,20 +73,36 @@ def build_client_app(site: Site) -> ClientApp:
     return app
 
 
-def _unpack(message: Message) -> tuple[RoundPlan, dict[str, np.ndarray]]:
-    return from_record(RoundPlan, message.content[PLAN]), _arrays(message.content[SHARED])
+def _pass_on_notice(site: Site, content: RecordDict) -> None:
+    if NOTICE in content:
+        site.on_notice(_read(content, NOTICE, Notice))
+
+
+def _unpack(content: RecordDict) -> tuple[RoundPlan, dict[str, np.ndarray]]:
+    return _read(content, PLAN, RoundPlan), _arrays(content, SHARED)
 
 
 def _terms(content: RecordDict) -> Terms:
     """What a TRAIN message brings beside plan and parameters."""
     others = (f"{PROTOTYPES}.{number}" for number in itertools.count())
     return Terms(
-        contrast=from_record(ContrastPlan, content[CONTRAST]) if CONTRAST in content else None,
-        others=tuple(_arrays(content[name]) for name in itertools.takewhile(content.__contains__, others)),
-        prior=from_record(PriorPlan, content[PRIOR]) if PRIOR in content else None,
-        prior_shared=_arrays(content[PRIOR_SHARED]) if PRIOR_SHARED in content else None,
+        contrast=_read(content, CONTRAST, ContrastPlan) if CONTRAST in content else None,
+        others=tuple(_arrays(content, name) for name in itertools.takewhile(content.__contains__, others)),
+        prior=_read(content, PRIOR, PriorPlan) if PRIOR in content else None,
+        prior_shared=_arrays(content, PRIOR_SHARED) if PRIOR_SHARED in content else None,
     )
 
 
-def _arrays(record: ArrayRecord) -> dict[str, np.ndarray]:
-    return {name: decode_array(array.data) for name, array in record.items()}
+def _read(content: RecordDict, name: str, kind: type[T]) -> T:
+    try:
+        return from_record(kind, content[name])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnreadableMessageError(f"the record '{name}' of a message cannot be read: {error}") from error
+
+
+def _arrays(content: RecordDict, name: str) -> dict[str, np.ndarray]:
+    try:
+        record: ArrayRecord = content[name]
+        return {key: decode_array(array.data) for key, array in record.items()}
+    except (KeyError, AttributeError, ValueError) as error:
+        raise UnreadableMessageError(f"the arrays '{name}' of a message cannot be read: {error}") from error

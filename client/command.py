@@ -8,6 +8,7 @@ from pathlib import Path
 from mtmd_core.arguments import CommandParser
 from mtmd_core.errors import MtmdError
 from mtmd_core.processes import Interrupted
+from mtmd_core.strategies import FEDERATED_STRATEGIES
 from mtmd_core.words import DEVICES, RELEASES
 
 from .settings import OWN_FILE, SiteSettings, differing, load_settings, remember
@@ -18,6 +19,9 @@ other commands (each has its own --help):
   check     read all exams of a site and print every problem
   import    turn one DICOM series into a case
   predict   segment new exams with a trained model
+  status    what the site is doing: round, refusals, time left; works at any time
+  ledger    verify the record of everything that left the site
+  outbox    show what would leave, without sending it
 
 The first time, name everything; once the site has joined, what was given is kept in its own folder (--state, by default
 sites/NAME), in site.yaml, and from then on `mtmd-client --site NAME` is enough. Words given later count for that run only.
@@ -143,7 +147,66 @@ def _predict(words: Sequence[str]) -> int:
     return predict(settings.site, given.model, given.input, given.output, settings.state, settings.device)
 
 
-_COMMANDS = {"enroll": _enroll, "check": _check, "import": _import, "predict": _predict}
+def _status(words: Sequence[str]) -> int:
+    parser = CommandParser(prog="mtmd-client status", description="Say what a site is doing; it is not disturbed.")
+    _add_site(parser)
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="for people or for programs")
+    settings, given = _settings(parser, words)
+
+    from .status import status
+
+    return status(settings.site, settings.state, given.format == "json")
+
+
+def _ledger(words: Sequence[str]) -> int:
+    parser = CommandParser(
+        prog="mtmd-client ledger",
+        description="Verify the record of everything that left the site; ends with 4 if it was altered.",
+    )
+    parser.add_argument(
+        "action", choices=("verify",), help="follow the chain of digests from the first line to the last"
+    )
+    _add_site(parser)
+    settings = _settings(parser, words)[0]
+
+    from .verify_ledger import verify_ledger
+
+    return verify_ledger(settings.state / "ledger.jsonl")
+
+
+def _outbox(words: Sequence[str]) -> int:
+    parser = CommandParser(
+        prog="mtmd-client outbox",
+        description="Show every record that would leave the site; nothing is sent, nothing is written into the ledger.",
+    )
+    _add_site(parser)
+    _add_data(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", required=True, help="the only thing that the outbox does by hand"
+    )
+    parser.add_argument("--release", choices=RELEASES, help="as if this were the site's setting")
+    parser.add_argument(
+        "--strategy",
+        choices=FEDERATED_STRATEGIES,
+        metavar="NAME",
+        help="of the default configuration (default: the plan of the last round)",
+    )
+    settings, given = _settings(parser, words)
+
+    from .dry_run import dry_run
+
+    return dry_run(settings, given.strategy)
+
+
+_COMMANDS = {
+    "enroll": _enroll,
+    "check": _check,
+    "import": _import,
+    "predict": _predict,
+    "status": _status,
+    "ledger": _ledger,
+    "outbox": _outbox,
+}
 
 
 def _add_site(parser: argparse.ArgumentParser) -> None:
@@ -174,7 +237,7 @@ def _names(text: str) -> list[str]:
 
 def _settings(parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[SiteSettings, argparse.Namespace]:
     given = parser.parse(words)
-    known = {key: value for key, value in vars(given).items() if key in ("state", "data", "device")}
+    known = {key: value for key, value in vars(given).items() if key in ("state", "data", "device", "release")}
     return load_settings(given.site, known), given
 
 

@@ -13,7 +13,7 @@ from mtmd_core.config import AUTOENCODER, NetworkConfig
 from mtmd_core.data.batches import draw_batch
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.data.split import leave_one_out
-from mtmd_core.errors import RunFailedError
+from mtmd_core.errors import RunFailedError, SiteError
 from mtmd_core.evaluation import SiteScores, evaluate_exams, reconstruction_dice
 from mtmd_core.models import ModelCard, SiteCard
 from mtmd_core.networks.build import build_network
@@ -49,6 +49,12 @@ _EMBEDDINGS = "embeddings/"
 """What the tensors of the last batches are called among those that training goes on from."""
 RESIDUAL = "residual"
 """Beside a parameter's optimiser state: what rounding has kept back of its updates so far."""
+
+
+class MissingStateError(RunFailedError):
+    """The site remembers no private parameters of a round that it is asked for."""
+
+    site_error = SiteError.STATE_MISSING
 
 
 class Learner:
@@ -236,13 +242,15 @@ class Learner:
         A site that missed that round uses what it remembers of the last one before it.
 
         Raises:
-            RunFailedError: if it remembers none.
+            MissingStateError: if it remembers none.
         """
         self.receive(shared)
         if self._round != plan.round and self.partition.private:
             private = state.private_upto(plan.run, plan.round)
             if private is None:
-                raise RunFailedError(f"{self.data.site} has no private parameters of round {plan.round} or before it.")
+                raise MissingStateError(
+                    f"{self.data.site} has no private parameters of round {plan.round} or before it."
+                )
             self._put_private(private)
         if self._round != plan.round:
             self._round = -1  # the optimiser does not belong to this state: train only after restore()

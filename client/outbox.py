@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from mtmd_core.errors import MtmdError
+from mtmd_core.errors import MtmdError, SiteError
 from mtmd_core.parameters import Partition
 from mtmd_core.prototype_arrays import COUNTS, array_shapes
 from mtmd_core.prototypes import MINIMUM, Minimum
@@ -36,6 +36,8 @@ from .ledger import Ledger
 
 class ForbiddenError(MtmdError):
     """Something was about to leave that the allow-list does not name."""
+
+    site_error = SiteError.NOT_LET_OUT
 
 
 class Outbox:

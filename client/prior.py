@@ -8,7 +8,7 @@ import torch
 
 from mtmd_core.config import AUTOENCODER, NO_WEIGHTS, NetworkConfig
 from mtmd_core.data.site_data import SiteData
-from mtmd_core.errors import RunFailedError
+from mtmd_core.errors import RunFailedError, SiteError
 from mtmd_core.networks.build import build_network
 from mtmd_core.objectives import PriorTerm
 from mtmd_core.wire import PriorPlan, RoundPlan
@@ -19,6 +19,8 @@ from .site_state import SiteState
 
 class MissingPriorError(RunFailedError):
     """The site does not hold the auto-encoder that a plan names; the coordinator sends it again."""
+
+    site_error = SiteError.PRIOR_MISSING
 
 
 class SitePrior:

@@ -46,6 +46,7 @@ class SiteSettings:
     threads: int | None = None
     connect_timeout_seconds: float = 300
     message_timeout_seconds: float = 86400
+    step_timeout_seconds: float = 1800
     poll_seconds: float = 0.1
     server_poll_seconds: float = 0.25
     release: str = "mean"
@@ -84,7 +85,13 @@ class SiteSettings:
                 _check_count(word, getattr(self, word))
         for word, least in (("minimum_exams", _MINIMUM_EXAMS), ("minimum_slices", _MINIMUM_SLICES)):
             _check_count(word, getattr(self, word), least)
-        for word in ("connect_timeout_seconds", "message_timeout_seconds", "poll_seconds", "server_poll_seconds"):
+        for word in (
+            "connect_timeout_seconds",
+            "message_timeout_seconds",
+            "step_timeout_seconds",
+            "poll_seconds",
+            "server_poll_seconds",
+        ):
             _check_number(word, getattr(self, word), "finite number of seconds")
         _check_number("noise_multiplier", self.noise_multiplier, zero=True)
         _check_number("delta", self.delta, below=1)

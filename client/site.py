@@ -1,5 +1,6 @@
 """One site at work: its data, its memory, its door out, and what it does at each visit of the coordinator."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from mtmd_core.data.site_data import SiteData, load_site
 from mtmd_core.data.validation import check_dataset
 from mtmd_core.devices import choose_device, limit_threads
 from mtmd_core.durable import write_json
-from mtmd_core.errors import ConfigurationError, DataError
+from mtmd_core.errors import ConfigurationError, DataError, SiteError
 from mtmd_core.evaluation import SiteScores
 from mtmd_core.models import save_model
 from mtmd_core.networks.build import count_parameters
@@ -24,7 +25,7 @@ from mtmd_core.page.exams import describe
 from mtmd_core.prototypes import Minimum
 from mtmd_core.strategies import FEDERATED_STRATEGIES, Contrast, strategy_named
 from mtmd_core.training import OnStep
-from mtmd_core.wire import Receipt, RoundPlan, SiteFacts, Terms
+from mtmd_core.wire import Notice, Receipt, RoundPlan, SiteFacts, Terms, to_record
 
 from .contrast import PrototypePolicy
 from .learner import Learner
@@ -40,10 +41,14 @@ Metrics = dict[str, float]
 
 
 NO_TERMS = Terms()
+LAST_PLAN = "last_plan.json"
+"""Where a site keeps what it was last asked to train, in its own folder."""
 
 
 class RefusedPlanError(ConfigurationError):
     """The coordinator asked for more than this site's own limits allow."""
+
+    site_error = SiteError.PLAN_REFUSED
 
 
 @dataclass
@@ -63,6 +68,9 @@ class Site:
         policy: what it asks of the prototypes that it sends.
         lockstep: whether it takes part in lock-step, in which gradients of single batches leave it: a simulation's sites alone.
         on_step: called after each training step.
+        on_progress: called before the first training step of a visit and after each, with the steps done and all of them.
+        on_notice: called with what the coordinator says of a reply that it left out.
+        last_plan: file in which the plan of the last TRAIN visit is kept; None keeps it nowhere.
 
     ``exit_code`` is set once the coordinator has said farewell; ``tested`` and ``summary`` once the test exams were scored.
     """
@@ -79,6 +87,9 @@ class Site:
     policy: PrototypePolicy = field(default_factory=PrototypePolicy)
     lockstep: bool = False
     on_step: OnStep | None = None
+    on_progress: Callable[[int, int], None] = lambda done, steps: None
+    on_notice: Callable[[Notice], None] = lambda notice: None
+    last_plan: Path | None = None
     exit_code: int | None = None
     summary: dict | None = None
     tested: SiteScores | None = None
@@ -98,16 +109,19 @@ class Site:
         Returns:
             Receipt, metrics, and the site's prototypes if the plan asks for some and there are enough exams and slices.
         """
-        self._check_limits(plan)
+        self.check_limits(plan)
         self._check_terms(plan, terms)
         prior = self._prior_term(plan, terms)
         learner = self._learner_for(plan)
         self._check_limit("max_local_steps", learner.steps(plan))
+        if self.last_plan is not None:
+            contrast = None if terms.contrast is None else to_record(terms.contrast)
+            write_json(self.last_plan, {"plan": to_record(plan), "contrast": contrast})
         learner.restore(plan, self.state)
         learner.receive(shared)
         metrics = self._validate(learner, plan) if plan.validate and plan.round > 1 else {}
         started = time.perf_counter()
-        metrics["loss"] = learner.train(plan, terms, prior, self.on_step)
+        metrics["loss"] = learner.train(plan, terms, prior, self._counted(learner.steps(plan)))
         metrics |= {"seconds_training": time.perf_counter() - started, "steps": learner.steps(plan)}
         if plan.tell_slices:
             metrics["training_slices"] = learner.slices
@@ -117,9 +131,21 @@ class Site:
         learner.remember(plan, self.state)
         return self._receipt(plan), metrics, prototypes
 
+    def _counted(self, steps: int) -> OnStep:
+        """Called after each step of a visit: counts them."""
+        done = itertools.count(1)
+        self.on_progress(0, steps)
+
+        def on_step(step: int, loss: float) -> None:
+            self.on_progress(next(done), steps)
+            if self.on_step is not None:
+                self.on_step(step, loss)
+
+        return on_step
+
     def evaluate(self, plan: RoundPlan, shared: dict[str, np.ndarray]) -> tuple[Receipt, Metrics]:
         """An EVALUATE visit: the model of ``plan.round`` on the validation exam or, if the plan says so, the test exam."""
-        self._check_limits(plan)
+        self.check_limits(plan)
         learner = self._learner_for(plan)
         learner.become(plan, shared, self.state)
         if not plan.test:
@@ -172,9 +198,14 @@ class Site:
             if asked and not fits:
                 raise RefusedPlanError(f"the plan brings a term '{name}', which strategy '{plan.strategy}' has none of")
         if terms.prior is not None:
-            self._check_limits(autoencoder_plan(plan, terms.prior))
+            self.check_limits(autoencoder_plan(plan, terms.prior))
 
-    def _check_limits(self, plan: RoundPlan) -> None:
+    def check_limits(self, plan: RoundPlan) -> None:
+        """Refuse a plan that asks for more than the site's own settings allow.
+
+        Raises:
+            RefusedPlanError: naming what was asked and what is allowed.
+        """
         if plan.strategy not in self.strategies:
             raise RefusedPlanError(
                 f"the plan's strategy is '{plan.strategy}', but this site takes part in {', '.join(self.strategies)}: "
@@ -251,6 +282,7 @@ def open_site(settings: SiteSettings) -> Site:
         limits=settings.limits,
         policy=PrototypePolicy(minimum, settings.slices_per_exam, _budget(settings)),
         strategies=settings.strategies,
+        last_plan=settings.state / LAST_PLAN,
     )
 
 

@@ -47,7 +47,11 @@ class SiteState(Protocol):
         """What :meth:`freeze` kept of that very round, if it is there and whole."""
 
     def forget(self, run: str, keep: set[int], best_round: int) -> None:
-        """Forget all rounds but ``keep`` and what :meth:`private_upto` would find for ``best_round``."""
+        """Forget all rounds but ``keep`` and what :meth:`private_upto` would find for ``best_round``.
+
+        On disk, rounds after the last of ``keep`` stay too: a message that comes late must not undo them, and a run that goes
+        back to an earlier round overwrites them one by one.
+        """
 
 
 class MemoryState:
@@ -152,7 +156,7 @@ class DiskState:
         rounds = self._rounds(run)
         best = _newest_upto(rounds, best_round)
         for round_ in rounds:
-            if round_ not in keep:
+            if round_ not in keep and round_ <= max(keep, default=round_):
                 self._path(run, round_, "optimiser").unlink(missing_ok=True)
                 if round_ != best:
                     self._path(run, round_, "private").unlink()

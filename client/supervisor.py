@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mtmd_core.errors import ConfigurationError, DataError, RunFailedError, UnreachableError
+from mtmd_core.errors import ConfigurationError, DataError, RunFailedError, SiteError, UnreachableError
 from mtmd_core.processes import (
     child_environment,
     end,
@@ -30,12 +30,15 @@ from mtmd_core.processes import (
 
 from .knock import knocker
 from .settings import OWN_FILE, SiteSettings, require_server, to_plain
+from .site_status import StatusFile, notice_line
 
 RESTARTS = 5
 """Times that a child may be replaced within ``RESTARTS_WINDOW_SECONDS``."""
 RESTARTS_WINDOW_SECONDS = 600.0
 REFUSED_BACKOFF_SECONDS = 65.0
 """A server refuses a key that it has seen within the last 60 s, so a SuperNode that was refused waits longer."""
+HANGS = 2
+"""Hangs in a row at which a message is answered as failed, instead of being asked for once more."""
 _LOOK_SECONDS = 0.05
 _HEALTH_SECONDS = 5.0
 _GOODBYE_SECONDS = 3.0
@@ -109,6 +112,8 @@ class Supervisor:
         self._secret_file = settings.state / "supernode.secret"
         self._worker: Worker | None = None
         self._worker_ends: deque[float] = deque()
+        self._hangs = 0  # messages in a row that ended by the watchdog
+        self._status = StatusFile(settings.state, settings.site)
         self._supernode: subprocess.Popen[bytes] | None = None
         self._supernode_ends: deque[float] = deque()
         self._supernode_start_at = 0.0
@@ -123,12 +128,14 @@ class Supervisor:
         """Open the data, join, and watch until the run is over."""
         self._knock()  # a site that is refused need not wait until its data are open
         self._write_secret()
+        self._status.now("opening the data")
         self._say(f"opening {self._settings.data}")
         self._start_worker()
         while not self._worker.is_open:
             if (code := self._watch_worker()) is not None:
                 return code
             time.sleep(_LOOK_SECONDS)
+        self._status.now("looking for the server")
         self._say(f"data opened; looking for the server at {self._settings.server}")
         self._server_seen = time.monotonic()
         while True:
@@ -161,16 +168,19 @@ class Supervisor:
             line = worker.hear(event)
             if line:
                 self._say(line)
+            if self._status.hear(event) and event["event"] == "notice":
+                self._say(notice_line(event))
+            if event["event"] in ("replied", "failed"):
+                self._hangs = 0
         if worker.left is not None:
             self._let_reply_through()
             return worker.left
-        if not ended and worker.busy_seconds() > self._settings.message_timeout_seconds:
-            self._say(
-                f"a message has been worked on for more than {self._settings.message_timeout_seconds:g} s: "
-                "replacing the worker"
-            )
+        error = SiteError.WORKER_DIED
+        if not ended and (overdue := worker.overdue(self._settings)):
+            self._say(f"{overdue}: replacing the worker")
             end(worker.process, grace_seconds=0.0)
-            ended = True
+            self._hangs += 1
+            error, ended = SiteError.WORKER_HUNG, True
         if ended:
             if worker.refusal is not None:
                 raise worker.refusal
@@ -187,7 +197,8 @@ class Supervisor:
                 )
             self._say(f"{cause}; starting it again")
             end(worker.process, grace_seconds=0.0)
-            self._start_worker(lost=worker.task)
+            again = error is SiteError.WORKER_DIED or self._hangs < HANGS
+            self._start_worker(None if worker.task is None else {**worker.task, "error": error.value, "again": again})
         return None
 
     def _let_reply_through(self) -> None:
@@ -233,6 +244,7 @@ class Supervisor:
         elif self._supernode.poll() is None:
             if not self._joined and "SuperNode ID:" in text_since(log, self._supernode_log_from):
                 self._joined = True
+                self._status.now("waiting for a message")
                 self._say(f"joined {self._settings.server}")
                 self._on_joined()
         else:
@@ -262,6 +274,7 @@ class Supervisor:
         if answers:
             self._server_seen = self._server_asked
         elif self._server_answers:
+            self._status.now("looking for the server")
             self._say(f"the server at {self._settings.server} does not answer; waiting for it")
         self._server_answers = answers
         away = self._server_asked - self._server_seen
@@ -289,6 +302,7 @@ class Worker:
         os.set_blocking(self.process.stdout.fileno(), False)
         self._heard = b""
         self._busy_since: float | None = None
+        self._step_since: float | None = None  # while there are training steps to come
         self.is_open = False
         self.left: int | None = None
         self.refusal: Exception | None = None
@@ -321,8 +335,10 @@ class Worker:
             self.task, self._busy_since = {"token": event["token"], "metadata": None}, time.monotonic()
         elif what == "pulled":
             self.task["metadata"] = event["metadata"]
+        elif what == "step":
+            self._step_since = time.monotonic() if event["done"] < event["steps"] else None
         elif what in ("replied", "failed", "dropped", "lost"):
-            self.task, self._busy_since = None, None
+            self.task, self._busy_since, self._step_since = None, None, None
         elif what == "leaving":
             self.left = event["code"]
         if what == "replied":
@@ -331,9 +347,16 @@ class Worker:
             return f"{name} failed ({event['error']}); the cause is in {self.log}"
         return None
 
-    def busy_seconds(self) -> float:
-        """How long the message in hand has been worked on; 0 without one."""
-        return 0.0 if self._busy_since is None else time.monotonic() - self._busy_since
+    def overdue(self, settings: SiteSettings) -> str | None:
+        """What takes longer than the site's settings allow: a training step, or the message in hand; None if nothing does."""
+        now = time.monotonic()
+        for what, since, limit in (
+            ("a training step has taken", self._step_since, settings.step_timeout_seconds),
+            ("a message has been worked on for", self._busy_since, settings.message_timeout_seconds),
+        ):
+            if since is not None and now - since > limit:
+                return f"{what} more than {limit:g} s"
+        return None
 
     def _read(self) -> bytes:
         return self.process.stdout.read(65536) or b""  # None: nothing to read just now

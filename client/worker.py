@@ -6,7 +6,7 @@ output:
 
 - to the worker: first ``{"settings": ..., "secret": ...}``, then ``{"runtime": HOST:PORT, "lost": null or {...}}`` whenever the
   SuperNode has (re)started or a predecessor died over a task; the end of the input ends the worker at once;
-- from the worker: ``{"event": ...}`` with open, refused, claimed, pulled, replied, failed, dropped, lost, leaving.
+- from the worker: ``{"event": ...}`` with open, refused, claimed, pulled, step, notice, replied, failed, dropped, lost, leaving.
 """
 
 import contextlib
@@ -22,17 +22,22 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Any
 
-from mtmd_core.errors import MtmdError, RunFailedError
+from mtmd_core.errors import MtmdError, RunFailedError, site_error_of
 from mtmd_core.processes import die_with_parent
+from mtmd_core.wire import PLAN, to_record
 
 from .settings import SiteSettings, from_plain
 
 if TYPE_CHECKING:
+    from flwr.app import RecordDict
+
     from .flower_internals import Runtime
 
 _log = logging.getLogger("mtmd.worker")
 
 Tell = Callable[..., None]
+_STEP_SECONDS = 1.0
+"""Least pause between two words on steps."""
 
 
 def main() -> int:
@@ -48,7 +53,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _note_withdrawn)
     try:
-        app, exit_code = open_app(settings)
+        app, exit_code = open_app(settings, tell)
     except MtmdError as error:
         tell("refused", code=error.exit_code, message=str(error))
         return error.exit_code
@@ -58,13 +63,28 @@ def main() -> int:
     return code
 
 
-def open_app(settings: SiteSettings) -> tuple[Callable[..., Any], Callable[[], int | None]]:
+def open_app(settings: SiteSettings, tell: Tell) -> tuple[Callable[..., Any], Callable[[], int | None]]:
     """The locally installed ClientApp over this site's data, and a way to ask whether the run is over (its exit code)."""
     from .app import build_client_app
     from .site import open_site
 
     site = open_site(settings)
+    site.on_progress = steps_told(tell)
+    site.on_notice = lambda notice: tell("notice", **to_record(notice))
     return build_client_app(site), lambda: site.exit_code
+
+
+def steps_told(tell: Tell, clock: Callable[[], float] = time.monotonic) -> Callable[[int, int], None]:
+    """Tells of training steps: of the beginning, the end, and one a second between."""
+    told = float("-inf")
+
+    def on_progress(done: int, steps: int) -> None:
+        nonlocal told
+        if done in (0, steps) or clock() - told >= _STEP_SECONDS:
+            told = clock()
+            tell("step", done=done, steps=steps)
+
+    return on_progress
 
 
 def serve(
@@ -107,8 +127,8 @@ def serve(
 def answer(runtime: "Runtime", token: str, app: Callable[..., Any], tell: Tell) -> None:
     """Pull the claimed message, let the app answer it, push the reply.
 
-    An exception of the app becomes an error reply with the name of its class; its text may quote data, so it goes to the
-    log on this machine alone.
+    An exception of the app becomes an error reply with one word (:class:`mtmd_core.errors.SiteError`); its text may quote data,
+    so it goes to the log on this machine alone.
     """
     from .flower_internals import APP_FAILED, metadata_of
 
@@ -116,35 +136,52 @@ def answer(runtime: "Runtime", token: str, app: Callable[..., Any], tell: Tell) 
     with runtime.task(token) as task:
         message, context = task.pull()
         kind, group = message.metadata.message_type, message.metadata.group_id
-        tell("pulled", kind=kind, group=group, metadata=metadata_of(message))
+        visit = _visit(message.content) | {"bytes": array_bytes(message.content)}
+        tell("pulled", kind=kind, group=group, metadata=metadata_of(message), **visit)
         try:
             reply = app(message=message, context=context)
         except Exception as error:
             _log.exception("answering %s of round %s failed", kind, group or "-")
-            name = type(error).__name__
-            task.refuse(message, APP_FAILED, name)
-            tell("failed", kind=kind, group=group, error=name)
+            word = site_error_of(error).value
+            task.refuse(message, APP_FAILED, word)
+            tell("failed", kind=kind, group=group, error=word)
         else:
             task.reply(reply)
-            tell("replied", kind=kind, group=group, seconds=time.monotonic() - started)
+            sent, seconds = array_bytes(reply.content), time.monotonic() - started
+            tell("replied", kind=kind, group=group, seconds=seconds, bytes=sent)
 
 
 def report_lost(runtime: "Runtime", lost: dict[str, Any], tell: Tell) -> None:
     """Answer, with an error, the message over which the previous worker died.
 
-    Otherwise the SuperNode notices only after a minute, and not at all if that worker had not pulled the message yet.
+    Otherwise the SuperNode notices only after a minute, and not at all if that worker had not pulled the message yet. A
+    message that is to come ``again`` is answered as one that was lost on its way, which the server then sends once more.
     """
-    from .flower_internals import SUPERNODE_GONE, WORKER_DIED
+    from .flower_internals import APP_FAILED, SUPERNODE_GONE, WORKER_DIED
+
+    code, word = WORKER_DIED if lost["again"] else APP_FAILED, lost["error"]
 
     try:
         with runtime.task(lost["token"]) as task:
             if lost["metadata"] is None:
-                task.refuse(task.pull()[0], WORKER_DIED, "WorkerDied")
+                task.refuse(task.pull()[0], code, word)
             else:
-                task.refuse_unseen(lost["metadata"], WORKER_DIED, "WorkerDied")
+                task.refuse_unseen(lost["metadata"], code, word)
     except SUPERNODE_GONE as error:
         _log.warning("the message that the previous worker died over could not be answered: %r", error)
     tell("lost")
+
+
+def _visit(content: "RecordDict") -> dict[str, Any]:
+    """What a message says of run, round and rounds, as far as it does; the site itself reads it strictly."""
+    plan = content.config_records.get(PLAN, {})
+    kinds = {"run": str, "round": int, "rounds": int}
+    return {word: plan[word] for word, kind in kinds.items() if type(plan.get(word)) is kind}
+
+
+def array_bytes(content: "RecordDict") -> int:
+    """Bytes of all arrays of a message."""
+    return sum(len(array.data) for record in content.array_records.values() for array in record.values())
 
 
 def _next_order(orders: "SimpleQueue[dict[str, Any]]", *, wait: bool) -> dict[str, Any] | None:

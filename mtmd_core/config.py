@@ -158,7 +158,9 @@ class FederationConfig:
     Strategies with an anatomical prior federate their auto-encoder first, for ``autoencoder_rounds`` of the same kind.
     Before a received model is evaluated, a site measures its running statistics anew over ``calibration_batches`` batches
     (:mod:`mtmd_core.calibration`). ``expected_sites`` sites must be there before the first round starts; a round closes on
-    ``quorum`` replies (all of them when not given) once ``round_timeout_seconds`` have passed.
+    ``quorum`` replies (all of them when not given) once ``round_timeout_seconds`` have passed. A site that was refused
+    ``refusals_before_set_aside`` times in a row is asked no more until it is readmitted; an update of more than
+    ``outlying_norm_factor`` times the usual norm is refused (:mod:`server.update_norms`; no limit when not given).
     """
 
     rounds: int = 10
@@ -176,6 +178,8 @@ class FederationConfig:
     expected_sites: int | None = None
     site_names: list[str] = field(default_factory=list)
     quorum: int | None = None
+    refusals_before_set_aside: int = 3
+    outlying_norm_factor: float | None = 20.0
     join_timeout_seconds: float = 3600.0
     round_timeout_seconds: float = 86400.0
     release: str = "structure"

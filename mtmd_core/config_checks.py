@@ -60,6 +60,7 @@ LEAST = {
     "federation.validate_every_rounds": 1,
     "federation.expected_sites": 1,
     "federation.quorum": 1,
+    "federation.refusals_before_set_aside": 1,
     "prototypes.minimum_exams": MINIMUM.exams,
     "prototypes.minimum_slices": MINIMUM.slices,
     "prototypes.slices_per_exam": 1,
@@ -214,6 +215,11 @@ def _check_federation(config: RunConfig) -> None:
     if not 0 <= federation.proximal_mu < math.inf:
         raise ConfigurationError(
             f"federation.proximal_mu is {federation.proximal_mu}; it must be a finite number of at least 0."
+        )
+    factor = federation.outlying_norm_factor
+    if factor is not None and not 1 < factor < math.inf:
+        raise ConfigurationError(
+            f"federation.outlying_norm_factor is {factor}; it must be a finite number above 1, or null for no limit."
         )
     if not 0 < federation.participation <= 1:
         raise ConfigurationError(

@@ -91,10 +91,13 @@ PATIENCE = (
     "data.cache_dir",
     "data.in_memory",
     "federation.ledger",
+    "federation.outlying_norm_factor",
+    "federation.refusals_before_set_aside",
     "federation.release",
     "experiment",
 )
-"""Words that decide where and how patiently a run is made, and nothing of its result."""
+"""Words that decide where and how patiently a run is made: a run may go on with others. Of its result they decide nothing, but
+that a reply is used or not, as a timeout does."""
 
 
 def known_words(schema: type = RunConfig, prefix: str = "") -> list[str]:

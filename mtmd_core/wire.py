@@ -9,8 +9,12 @@ QUERY     –                                       facts: :class:`SiteFacts`
 TRAIN     plan: :class:`RoundPlan`, shared,       receipt, :class:`Contribution`, metrics,
           and by strategy those of :class:`Terms`  prototypes (where there are some)
 EVALUATE  plan: :class:`RoundPlan`, shared        receipt, metrics
+NOTIFY    notice: :class:`Notice`                 –
 FAREWELL  farewell: exit_code                     –
 ========  ======================================  ================================================
+
+A TRAIN or EVALUATE message has a ``notice``, too, where the site's last reply to TRAIN was left out. A site that cannot answer
+sends Flower's error with one of :class:`mtmd_core.errors.SiteError`, and no text.
 """
 
 import io
@@ -28,9 +32,11 @@ from mtmd_core.scores import METRICS_2D, METRICS_3D
 QUERY = "query.facts"
 TRAIN = "train"
 EVALUATE = "evaluate"
+NOTIFY = "query.notice"
 FAREWELL = "query.farewell"
 
 PLAN, SHARED, METRICS, RECEIPT, FACTS, GOODBYE = "plan", "shared", "metrics", "receipt", "facts", "farewell"
+NOTICE = "notice"
 CONTRAST, PRIOR, PRIOR_SHARED, PROTOTYPES = "contrast", "prior", "prior_shared", "prototypes"
 """Names of the records in a message; other sites' prototypes come as ``prototypes.0``, ``prototypes.1`` and so on."""
 UPDATE, GRADIENT = "update", "gradient"
@@ -74,6 +80,7 @@ class RoundPlan:
     which the site's structures follow ``label_offset``. ``best_round`` is the best one so far (0: none known), whose private
     parameters a site keeps.
 
+    ``rounds`` is how many there are (0: not said), for people to know what is left.
     ``local_epochs`` counts passes over the site's training slices and, where it is not 0, takes the place of ``local_steps``.
     ``proximal_mu`` is FedProx's μ. ``update_encoding`` says how the contribution travels (:mod:`mtmd_core.update_encoding`).
     ``tell_slices`` asks for the number of training slices. In lock-step ``lockstep_weight`` is the site's share of Eq. 1, 1/K:
@@ -108,6 +115,7 @@ class RoundPlan:
     update_encoding: str = "float32"
     tell_slices: bool = False
     lockstep_weight: float = 0.0
+    rounds: int = 0
     protocol: int = PROTOCOL
 
 
@@ -177,6 +185,21 @@ class Receipt:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """What a site is told of a reply to TRAIN that was left out.
+
+    ``reason`` is one of :class:`mtmd_core.refusals.Reason`; ``in_a_row`` counts the last replies that were left out. A site that
+    is ``set_aside`` is asked no more until the coordinator readmits it.
+    """
+
+    run: str
+    round: int
+    reason: str
+    in_a_row: int
+    set_aside: bool
+
+
+@dataclass(frozen=True)
 class Contribution:
     """What a site brings to a round, as it is sent.
 
@@ -188,7 +211,7 @@ class Contribution:
     arrays: Mapping[str, np.ndarray]
 
 
-def to_record(content: SiteFacts | RoundPlan | ContrastPlan | PriorPlan | Receipt) -> dict[str, Scalar]:
+def to_record(content: SiteFacts | RoundPlan | ContrastPlan | PriorPlan | Receipt | Notice) -> dict[str, Scalar]:
     """A dataclass as a flat record."""
     return asdict(content)
 
@@ -231,7 +254,7 @@ def decode_array(data: bytes) -> np.ndarray:
     start = PREAMBLE + int.from_bytes(data[PREAMBLE - 2 : PREAMBLE], "little")
     shape, fortran, dtype = _read_header(data[:start])
     if fortran or dtype.hasobject or dtype.kind not in "fiub":
-        raise ValueError(f"an array of {dtype} in {'Fortran' if fortran else 'C'} order is not accepted")
+        raise ValueError(f"an array of kind '{dtype.kind}' in {'Fortran' if fortran else 'C'} order is not accepted")
     if not all(type(length) is int and length >= 0 for length in shape):
         raise ValueError(f"{shape} is not the shape of an array")
     count = math.prod(shape)

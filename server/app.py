@@ -2,8 +2,9 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from flwr.app import ConfigRecord, Context
@@ -13,6 +14,7 @@ from mtmd_core.config import RunConfig
 from mtmd_core.config_files import load_config
 from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError, MtmdError, RunFailedError
+from mtmd_core.processes import LOG_LIMIT_BYTES
 from mtmd_core.scores import summarise_run
 from mtmd_core.wire import SiteFacts
 
@@ -28,6 +30,9 @@ STATE_VARIABLE = "MTMD_SERVER_STATE"
 """Names the coordinator's folder to the process in which Flower runs the app."""
 ADMISSION_VARIABLE = "MTMD_ADMISSION"
 """Not empty where only admitted sites take part; empty on plain HTTP, where nobody shows who they are."""
+LOG = Path("logs", "run.log")
+LOGS_KEPT = 5
+"""Full logs that are kept."""
 
 log = logging.getLogger(__name__)
 app = ServerApp()
@@ -47,6 +52,8 @@ def main(grid: Grid, context: Context) -> None:
     """Run the federation that the coordinator's folder describes; the outcome is written there."""
     folder = Path(os.environ[STATE_VARIABLE])
     shorten_waits()
+    _log_to(folder / LOG)
+    store = None
     try:
         config = load_config(folder / "run.yaml")
         store = RunStore(folder, config, every_round=True)
@@ -55,11 +62,24 @@ def main(grid: Grid, context: Context) -> None:
         store.finish(released_summary(outcome.metrics), outcome.checkpoint)
         verdict = {"exit_code": 0, "message": f"{config.federation.rounds} rounds are done"}
     except MtmdError as error:
+        log.error("the run failed: %s", error)
         verdict = {"exit_code": error.exit_code, "message": str(error)}
     except Exception as error:
         log.exception("the run failed")
         verdict = {"exit_code": RunFailedError.exit_code, "message": f"{type(error).__name__}: {error}"}
+    if store is not None and verdict["exit_code"]:
+        store.note("failed", exit_code=verdict["exit_code"])
     write_json(folder / "outcome.json", verdict)
+
+
+def _log_to(path: Path) -> None:
+    """Write what is logged for people to a file that does not grow for ever; Flower's own words go to the SuperLink's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = RotatingFileHandler(path, maxBytes=LOG_LIMIT_BYTES, backupCount=LOGS_KEPT, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for room in ("server", "mtmd_core"):
+        logging.getLogger(room).addHandler(handler)
+        logging.getLogger(room).setLevel(logging.INFO)
 
 
 def coordinate(
@@ -78,20 +98,14 @@ def coordinate(
         RunFailedError: if too few replies can be used.
     """
     federation = config.federation
-    fleet = Fleet(grid, lambda sites: store.progress("joining", 0, f"here: {', '.join(sites)}", sites), admission)
+    fleet = Fleet(grid, store.here, admission)
     store.progress("joining", 0, "waiting for sites")
     exit_code = RunFailedError.exit_code
     try:
         count = federation.expected_sites or len(federation.site_names) or len(config.sites)
         if count == 0:
             raise ConfigurationError("nobody said how many sites to wait for: set federation.expected_sites.")
-        known = store.sites()
-        names = federation.site_names if known is None else known
-        sites = fleet.assemble(count, names, federation.join_timeout_seconds)
-        structures = {site: facts.structures for site, facts in sites.items()}
-        if known is not None and structures != known:
-            raise RunFailedError(f"the run began with sites and structures {known}, these are {structures}.")
-        store.remember_sites(structures)
+        sites = _roll_call(fleet, count, federation.site_names, federation.join_timeout_seconds, store)
         prior = _train_autoencoder(config, sites, store, fleet, on_autoencoder_round)
         plans = build_plans(store.name, config, sites, prior=prior)
         metrics, checkpoint = _train(plans, store, fleet, on_round).conclude()
@@ -99,6 +113,26 @@ def coordinate(
         return Outcome(metrics, checkpoint, plans)
     finally:
         fleet.farewell(exit_code)
+
+
+def _roll_call(fleet: Fleet, count: int, names: Sequence[str], timeout: float, store: RunStore) -> dict[str, SiteFacts]:
+    """Wait for the run's sites; one that goes on waits for those that it began with, except who is set aside.
+
+    Raises:
+        RunFailedError: if they are not what they were.
+        UnreachableError: if they do not come.
+    """
+    known = store.sites()
+    if known is None:
+        sites = fleet.assemble(count, names, timeout)
+        store.remember_sites({site: facts.structures for site, facts in sites.items()})
+        return sites
+    aside = set(store.standing.set_aside()) & set(known)
+    sites = fleet.assemble(len(known) - len(aside), sorted(set(known) - aside), timeout)
+    structures = {site: facts.structures for site, facts in fleet.sites.items() if site in known}
+    if structures != {site: known[site] for site in structures}:
+        raise RunFailedError(f"the run began with sites and structures {known}, these are {structures}.")
+    return sites | {site: SiteFacts(site, known[site]) for site in aside}
 
 
 def _train_autoencoder(

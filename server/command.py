@@ -1,5 +1,6 @@
 """``mtmd-server``: the coordinator's command."""
 
+import argparse
 import contextlib
 import sys
 import time
@@ -26,6 +27,8 @@ other commands (each has its own --help):
   admit     let a site take part, from the card that it sent
   revoke    refuse a site from now on
   sites     list the sites that were admitted
+  status    how the run is: rounds, sites, refusals, time left; works at any time
+  readmit   let a site that was set aside take part again
 
 Words of the run's configuration follow without dashes: federation.rounds=20 network.width=16 data.slice_size=64.
 
@@ -53,10 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"init": init, "admit": admit, "revoke": revoke, "sites": sites}
-"""Commands beside the federation itself, each in a module of its own: called with their words, they return the exit code."""
-
-
 def _serve(words: Sequence[str]) -> int:
     parser = CommandParser(
         prog="mtmd-server",
@@ -69,12 +68,57 @@ def _serve(words: Sequence[str]) -> int:
     parser.add_argument(
         "--page-port", type=int, metavar="P", help="port of the run's page on 127.0.0.1 (default: 9093; 0: none)"
     )
-    parser.add_argument("--state", type=Path, metavar="DIR", help="the coordinator's own folder (default: federation)")
+    _add_state(parser)
     parser.add_argument("--insecure", action="store_const", const=True, help="plain HTTP for trials, loopback only")
     parser.add_argument("overrides", nargs="*", metavar="WORD=VALUE", help="words of the run's configuration")
     given = vars(parser.parse(words))
     given["sites"] = None if given["sites"] is None else parse_sites(given["sites"])
     return serve(load_settings(given), given)
+
+
+def _status(words: Sequence[str]) -> int:
+    parser = CommandParser(prog="mtmd-server status", description="Say how the run is; it is not disturbed.")
+    _add_state(parser)
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="for people or for programs")
+    given = parser.parse(words)
+
+    from .status import status
+
+    return status(_state_folder(given.state), given.format == "json")
+
+
+def _readmit(words: Sequence[str]) -> int:
+    parser = CommandParser(
+        prog="mtmd-server readmit",
+        description="Let a site that was set aside take part again, whether mtmd-server runs or not.",
+    )
+    parser.add_argument("site", metavar="SITE", help="the site's name")
+    _add_state(parser)
+    given = parser.parse(words)
+
+    from .readmit import readmit
+
+    print(readmit(_state_folder(given.state), given.site))
+    return 0
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "init": init,
+    "admit": admit,
+    "revoke": revoke,
+    "sites": sites,
+    "status": _status,
+    "readmit": _readmit,
+}
+"""Commands beside the federation itself: called with their words, they return the exit code."""
+
+
+def _add_state(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--state", type=Path, metavar="DIR", help="the coordinator's own folder (default: federation)")
+
+
+def _state_folder(given: Path | None) -> Path:
+    return (given or Path("federation")).expanduser().absolute()
 
 
 def serve(settings: ServerSettings, given: Mapping[str, Any]) -> int:
@@ -89,10 +133,6 @@ def serve(settings: ServerSettings, given: Mapping[str, Any]) -> int:
         UnreachableError: if Flower's SuperLink does not answer in time.
         Interrupted: on SIGINT, SIGTERM or SIGHUP, after all children have ended.
     """
-    if not settings.insecure:
-        from .authority import require_certificates
-
-        require_certificates(settings.state)
     from mtmd_core.config_files import compose, save_config  # imports PyTorch
 
     from .door_process import DoorProcess
@@ -101,6 +141,10 @@ def serve(settings: ServerSettings, given: Mapping[str, Any]) -> int:
     from .superlink import HOST, SuperLink
 
     config = compose("federation", settings.run_overrides())
+    if not settings.insecure:
+        from .authority import require_certificates
+
+        require_certificates(settings.state)
     with exclusive(settings.state, "mtmd-server"), signals_as_exceptions():
         save_config(config, settings.state / "run.yaml")
         for name in ("outcome.json", "progress.json"):

@@ -15,7 +15,20 @@ from flwr.serverapp import Grid
 
 from mtmd_core.credentials import key_fingerprint
 from mtmd_core.errors import RunFailedError, UnreachableError
-from mtmd_core.wire import FACTS, FAREWELL, GOODBYE, QUERY, SiteFacts, from_record
+from mtmd_core.sites import check_site_name
+from mtmd_core.wire import (
+    FACTS,
+    FAREWELL,
+    GOODBYE,
+    NOTICE,
+    NOTIFY,
+    PROTOCOL,
+    QUERY,
+    Notice,
+    SiteFacts,
+    from_record,
+    to_record,
+)
 
 from .admission import Admission
 from .flower_internals import NodeInfo, Run, site_failed
@@ -42,7 +55,7 @@ class Fleet(Grid):
 
     Args:
         grid: Flower's own, or the simulation's.
-        on_change: called with the names of the sites that have answered a roll call, whenever one is added.
+        on_change: called with the names of the sites that are connected, whenever one comes or goes.
         admission: a node then takes part only with an admitted key, and under the name that its key was admitted as; None
             where nodes show no keys (plain HTTP, simulations).
     """
@@ -56,6 +69,7 @@ class Fleet(Grid):
         self._grid = grid
         self._on_change = on_change
         self._admission = admission
+        self._here: list[str] = []
         self._nodes: dict[str, int] = {}
         self._site_by_node: dict[int, str] = {}  # of every node that ever said who it is
         self._facts: dict[str, SiteFacts] = {}
@@ -127,7 +141,7 @@ class Fleet(Grid):
             for reply in came:
                 errand = out.pop(reply.metadata.reply_to_message_id)
                 if reply.has_error() and not site_failed(reply.error):
-                    log.warning("a message to %s was lost (%s)", errand.site, reply.error.reason)
+                    log.warning("a message to %s was lost (error %d)", errand.site, reply.error.code)
                     homeless[errand.site] = errand
                     self._known_nodes.pop(self._nodes[errand.site], None)  # if it still lives it is asked again
                 else:
@@ -150,6 +164,11 @@ class Fleet(Grid):
         self._grid.push_messages(
             [Message(content, node, FAREWELL, ttl=FACTS_TTL_SECONDS) for node in self._nodes.values()]
         )
+
+    def notify(self, site: str, notice: Notice) -> None:
+        """Tell a site something between two visits; whether it answers does not matter."""
+        content = RecordDict({NOTICE: ConfigRecord(to_record(notice))})
+        self._grid.push_messages([Message(content, self._nodes[site], NOTIFY, ttl=FACTS_TTL_SECONDS)])
 
     def _send(self, errands: list[_Errand], out: dict[str, _Errand], homeless: dict[str, _Errand]) -> None:
         """Push errands to the nodes that their sites were last seen as; what Flower does not take becomes homeless."""
@@ -175,6 +194,7 @@ class Fleet(Grid):
         if time.monotonic() - self._looked >= LOOK_AROUND_SECONDS or not self._facts:
             self._looked = time.monotonic()
             nodes = {node.node_id: node.last_activated_at for node in self._grid.get_nodes() if self._may_come(node)}
+            self._note_presence(nodes)
             new = [node for node, since in nodes.items() if self._known_nodes.get(node) != since]
             questions = [Message(RecordDict(), node, QUERY, ttl=FACTS_TTL_SECONDS) for node in new]
             for key, node in zip(self._grid.push_messages(questions) if new else [], new, strict=True):
@@ -198,16 +218,24 @@ class Fleet(Grid):
         """Whether a reply of a site may still come: not once it was revoked."""
         return self._admission is None or self._admission.is_admitted(site)
 
+    def _note_presence(self, nodes: Iterable[int]) -> None:
+        """Say who is connected, if that has changed."""
+        here = sorted(site for site, node in self._nodes.items() if node in set(nodes))
+        if here != self._here:
+            self._here = here
+            self._on_change(here)
+
     def _introduce(self, answer: Message) -> str | None:
         node = self._asked.pop(answer.metadata.reply_to_message_id)
         if answer.has_error():
-            log.warning("a node did not say which site it is: %s", answer.error.reason)
+            log.warning("a node did not say which site it is (error %d)", answer.error.code)
             self._known_nodes.pop(node, None)
             return None
         try:
             facts = from_record(SiteFacts, answer.content[FACTS])
-        except (KeyError, ValueError) as error:
-            log.warning("a node is left out: %s", error)
+            check_site_name(facts.site)
+        except (KeyError, ValueError):  # whose text may quote what the node wrote
+            log.warning("a node is left out: it does not say what a site of protocol %d says of itself", PROTOCOL)
             return None
         if self._admitted_as.get(node, facts.site) != facts.site:
             log.warning("%s says that it is %s, and is left out", self._admitted_as[node], facts.site)
@@ -217,7 +245,7 @@ class Fleet(Grid):
             return None
         self._nodes[facts.site], self._facts[facts.site] = node, facts
         self._site_by_node[node] = facts.site
-        self._on_change(list(self.sites))
+        self._note_presence([*(self._nodes[site] for site in self._here), node])
         return facts.site
 
     # What remains of a Grid is passed on.

@@ -14,7 +14,9 @@ class ModelChoice:
 
     def __init__(self, apart: bool) -> None:
         self._apart = apart
-        self._best: dict[str, tuple[int, float, int]] = {}  # sites that released, their mean, the round
+        self._best: dict[
+            str, tuple[dict[str, float], int]
+        ] = {}  # what sites released of the best round, and which it is
 
     def note(self, round_: int, metrics: Mapping[str, Mapping[str, float]]) -> bool:
         """Note what sites measured of a round; returns whether it is the best so far.
@@ -25,16 +27,24 @@ class ModelChoice:
         scores = {site: values[VALIDATION_DICE] for site, values in metrics.items() if VALIDATION_DICE in values}
         if not scores or round_ < 1:
             return False
-        sites = 1 if self._apart else len(scores)
-        noted = scores if self._apart else {"": sum(scores.values()) / len(scores)}
+        noted = {site: {site: score} for site, score in scores.items()} if self._apart else {"": scores}
         better = {
-            key: (sites, score, round_)
-            for key, score in noted.items()
-            if key not in self._best or (sites, score) >= self._best[key][:2]
+            key: (own, round_)
+            for key, own in noted.items()
+            if key not in self._best or _worth(own) >= _worth(self._best[key][0])
         }
         self._best |= better
         return bool(better)
 
+    def leave_out(self, site: str) -> None:
+        """Count a site no more: later rounds, which it does not measure, are compared with the best one over the others."""
+        for scores, _ in self._best.values():
+            scores.pop(site, None)
+
     def best_round(self, site: str) -> int:
         """The best round so far as far as a site is concerned; 0 if no site released a score."""
-        return self._best.get(site if self._apart else "", (0, 0.0, 0))[2]
+        return self._best.get(site if self._apart else "", ({}, 0))[1]
+
+
+def _worth(scores: Mapping[str, float]) -> tuple[int, float]:
+    return len(scores), sum(scores.values()) / max(len(scores), 1)

@@ -1,6 +1,5 @@
 """From the configuration of a run and the sites that came to what each of them is asked."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -95,15 +94,9 @@ class Plans:
         """How many of the sites that were asked must answer."""
         return min(self.config.federation.quorum or asked, asked)
 
-    def training_sites(self, round_: int) -> list[str]:
-        """The sites that train in a round, in the order of their names."""
-        return training_sites(self.sites, self._training, round_, self.config.seed)
-
-    def trained_before(self, round_: int) -> list[str]:
-        """The sites whose turn to train came before a round: the others have no private parameters of their own yet."""
-        turns = math.ceil(len(self.sites) / self._training)  # by then everyone's has come
-        earlier = {site for known in range(1, min(round_ - 1, turns) + 1) for site in self.training_sites(known)}
-        return [site for site in self.sites if site in earlier]
+    def training_sites(self, round_: int, present: Sequence[str]) -> list[str]:
+        """Those of the sites ``present`` that train in a round, in the order of their names."""
+        return training_sites(sorted(present), self._training, round_, self.config.seed)
 
     def content(
         self,
@@ -168,6 +161,7 @@ class Plans:
             update_encoding=config.federation.update_encoding,
             tell_slices=config.federation.site_weights == "slices",
             lockstep_weight=1.0 / len(self.sites) if config.federation.lockstep else 0.0,
+            rounds=self.phase.rounds,
         )
 
     @staticmethod

@@ -13,7 +13,7 @@ from mtmd_core.page.configuration import versions, versions_table, words
 from mtmd_core.page.document import Section, document
 from mtmd_core.page.html import Html, element
 from mtmd_core.page.numbers import number, score
-from mtmd_core.page.rounds import last_round, read_lines, refusals_table, rounds, totals
+from mtmd_core.page.rounds import last_round, read_lines, refusals, refusals_table, rounds, totals
 from mtmd_core.page.scores import site_table, structure_table
 from mtmd_core.page.tables import facts, table
 
@@ -51,7 +51,7 @@ def told_by(state: Path) -> dict[str, Any]:
     for name, prefix in (("", ""), ("autoencoder_", f"{AUTOENCODER}_")):
         lines = read_lines(state / f"{prefix}round_metrics.jsonl")
         content |= {f"{name}round_metrics": lines, f"{name}round_metrics_totals": totals(lines)}
-        content[f"{name}refusals"] = read_lines(state / f"{prefix}refusals.jsonl")
+    content["refusals"] = refusals(state / "audit.jsonl", run.get("name"))
     summary = _read(state / "summary.json") if content["finished"] else {}
     return content | {name: summary[name] for name in ("mean", "deviation", "worst_site", "sites") if name in summary}
 
@@ -73,7 +73,7 @@ def run_page(content: Mapping[str, Any], refresh_seconds: int | None = None) -> 
             "Rounds of the auto-encoder",
             rounds(content["autoencoder_round_metrics"], content["autoencoder_round_metrics_totals"]),
         ),
-        Section("refusals", "Replies that were left out", _refusals(content)),
+        Section("refusals", "Replies that were left out", refusals_table(content["refusals"])),
         Section("sites", "Sites", _sites(content["structures"])),
         Section("configuration", "Configuration", words(known, words_of(RunConfig()))),
         Section("versions", "Versions", versions_table(content["versions"])),
@@ -96,7 +96,7 @@ def _lead(content: Mapping[str, Any]) -> Html:
             "Worst site": element("span", f"{worst['name']} ", score("dice", worst["foreground_mean"]["dice"]))
             if worst
             else None,
-            "Left out": number(len(content["refusals"]) + len(content["autoencoder_refusals"])),
+            "Left out": number(len(content["refusals"])),
         }
     )
 
@@ -111,10 +111,6 @@ def _notice(content: Mapping[str, Any], live: bool) -> str | None:
 
 def _sites(structures: Mapping[str, int]) -> Html:
     return table("Who takes part", ["Site", "Structures"], ([site, number(n)] for site, n in structures.items()))
-
-
-def _refusals(content: Mapping[str, Any]) -> Html:
-    return refusals_table([*content["autoencoder_refusals"], *content["refusals"]])
 
 
 def _configuration(state: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -16,7 +17,10 @@ from mtmd_core.config import AUTOENCODER, RunConfig
 from mtmd_core.config_files import decisive_words, load_config, save_config
 from mtmd_core.durable import write_json, write_text
 from mtmd_core.errors import ConfigurationError
+from mtmd_core.event_log import EventLog
 from mtmd_core.tensor_files import DamagedFileError, load_tensors, save_tensors
+
+from .standing import Standing
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +29,10 @@ OPTIMISER = "optimiser/"
 """Begins the names of the server optimiser's state in a checkpoint; no parameter's name has a slash."""
 PROTOTYPES = "prototypes/"
 """Begins the names of prototypes in a checkpoint: ``prototypes/<site>/<array>``."""
+AUDIT = "audit.jsonl"
+"""Name of the log for machines."""
+SEGMENTATION = "segmentation"
+"""What the run's last phase is called in it."""
 PARTS = (AUTOENCODER,)
 """Phases with files of their own, beside the run's last."""
 
@@ -51,9 +59,10 @@ class Checkpoint:
 class RunStore:
     """The files of one run in one folder.
 
-    ``config.yaml`` (resolved), ``run.json`` (its name), ``round_metrics.jsonl`` (a line a site and round), ``refusals.jsonl``
-    (replies that were left out), ``checkpoints/last.safetensors`` and ``…/best.safetensors``, ``progress.json``, and in the end
-    ``summary.json``. A phase before has files of its own beside them, such as ``checkpoints/autoencoder_last.safetensors``.
+    ``config.yaml`` (resolved), ``run.json`` (its name), ``round_metrics.jsonl`` (a line a site and round),
+    ``checkpoints/last.safetensors`` and ``…/best.safetensors``, ``progress.json``, ``standing.json`` (who was refused),
+    ``audit.jsonl`` (what happened, an event a line) and in the end ``summary.json``. A phase before has files of its own beside
+    them, such as ``checkpoints/autoencoder_last.safetensors``.
 
     Args:
         folder: of the run; made if it is not there.
@@ -66,7 +75,10 @@ class RunStore:
         self.config = config
         self.every_round = every_round
         self.rounds = config.federation.rounds
+        self.standing = Standing(folder, config.federation.refusals_before_set_aside)
         self._part = ""
+        self._audit = EventLog(folder / AUDIT)
+        self._progress: dict[str, object] = {"here": []}  # one for all phases
         folder.mkdir(parents=True, exist_ok=True)
         self.name = self._continued() or self._begun()
 
@@ -90,30 +102,28 @@ class RunStore:
         write_json(self.folder / "run.json", self._facts() | {"sites": dict(structures)})
 
     def progress(self, phase: str, round_: int, message: str, sites: Sequence[str] = ()) -> None:
-        """Say how far the run is."""
-        content = {
-            "phase": phase,
-            "round": round_,
-            "rounds": self.rounds,
-            "sites": list(sites),
-            "message": message,
-        }
+        """Say how far the run is, and which sites are asked for something now."""
+        self._tell(phase=phase, round=round_, rounds=self.rounds, sites=list(sites), message=message)
+
+    def here(self, sites: Sequence[str]) -> None:
+        """Say which sites are connected."""
+        joining = {"message": f"here: {', '.join(sites)}"} if self._progress.get("phase") == "joining" else {}
+        self._tell(here=list(sites), **joining)
+
+    def note(self, event: str, **facts: object) -> None:
+        """Add an event to ``audit.jsonl``: words, numbers and names of sites alone."""
+        self._audit.note(event, run=self.name, phase=self._part or SEGMENTATION, **facts)
+
+    def _tell(self, **content: object) -> None:
+        self._progress.update(content, time=time.time())
         draft = self.folder / ".progress.json"  # replaced as a whole, and worth no flush to the disk
-        draft.write_text(json.dumps(content), encoding="utf-8")
+        draft.write_text(json.dumps(self._progress), encoding="utf-8")
         draft.replace(self.folder / "progress.json")
 
     def append_metrics(self, lines: Sequence[Mapping[str, object]]) -> None:
         """Add lines to ``round_metrics.jsonl``."""
         with open(self._metrics_file, "a", encoding="utf-8") as file:
             file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
-
-    def note_refusal(self, round_: int, site: str, reason: str) -> None:
-        """Add a line to ``refusals.jsonl``: a reply that was left out, and why; the same one is noted once."""
-        line = json.dumps({"round": round_, "site": site, "reason": reason}) + "\n"
-        known = self._refusals_file.read_text(encoding="utf-8") if self._refusals_file.is_file() else ""
-        if line not in known.splitlines(keepends=True):
-            with open(self._refusals_file, "a", encoding="utf-8") as file:
-                file.write(line)
 
     def metrics(self) -> list[dict]:
         """The lines of ``round_metrics.jsonl``; a last one that a crash cut short is left out."""
@@ -175,14 +185,11 @@ class RunStore:
         if summary is not None:
             write_json(self.folder / "summary.json", summary)
         write_json(self.folder / "run.json", self._facts() | {"finished": True})
+        self.note("finished", chosen_round=checkpoint.round)
 
     @property
     def _metrics_file(self) -> Path:
         return self.folder / f"{self._prefix}round_metrics.jsonl"
-
-    @property
-    def _refusals_file(self) -> Path:
-        return self.folder / f"{self._prefix}refusals.jsonl"
 
     @property
     def _prefix(self) -> str:
@@ -223,9 +230,9 @@ class RunStore:
     def _begun(self) -> str:
         """A new run: nothing of an older one in this folder may be taken for its own."""
         (self.folder / "summary.json").unlink(missing_ok=True)
+        self.standing.begin()
         for part in self._parts():
             part._metrics_file.unlink(missing_ok=True)
-            part._refusals_file.unlink(missing_ok=True)
             for which in ("last", "previous", "best", "chosen"):
                 part._checkpoint_file(which).unlink(missing_ok=True)
         name = uuid.uuid4().hex[:12]

@@ -6,19 +6,20 @@ from logging import getLogger
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 
-from mtmd_core.arrays import all_finite
 from mtmd_core.errors import RunFailedError
+from mtmd_core.refusals import Reason
 from mtmd_core.strategies import Sharing
-from mtmd_core.wire import EVALUATE, TRAIN, ArrayShape
+from mtmd_core.wire import EVALUATE, NOTICE, TRAIN, to_record
 
 from .aggregation import average
 from .fleet import Fleet
-from .gate import TRAINING_SLICES, Refusal, Reply, admit
+from .gate import TRAINING_SLICES, Refusal, Reply, Visit, admit
 from .model_choice import VALIDATION_DICE, ModelChoice
 from .plans import Plans, pack
 from .prototype_shelf import PrototypeShelf
 from .run_store import Arrays, Checkpoint, RunStore
 from .server_optimiser import build_server_optimiser
+from .update_norms import RecentNorms
 
 log = getLogger(__name__)
 
@@ -49,6 +50,8 @@ class DomainStrategy(Strategy):
         self.on_round = on_round
         self.rounds = plans.phase.rounds
         self.timeout = plans.config.federation.round_timeout_seconds
+        self.standing = store.standing
+        self.norms = RecentNorms(plans.config.federation.outlying_norm_factor, plans.contribution)
         self._by_slices = plans.config.federation.site_weights == "slices"
         self.choice = ModelChoice(apart=plans.sharing is Sharing.NOTHING)
         self.shared: Arrays = plans.initial
@@ -60,6 +63,8 @@ class DomainStrategy(Strategy):
         self.shelf: PrototypeShelf | None = None
         self._holders: set[str] = set()  # of the auto-encoder, as far as is known
         self._brought: dict[str, int] = {}  # bytes of prototypes and auto-encoder to each site in this round
+        self._training: list[str] = []  # who trains in this round
+        self._trained: set[str] = set()  # who has private parameters of this phase
         self._resume()
         self._first = self.finished
 
@@ -77,7 +82,8 @@ class DomainStrategy(Strategy):
         some sites cannot be compared with a mean over others.
         """
         round_ = self._first + server_round
-        training = self.plans.training_sites(round_)
+        self._readmit(round_)
+        training = self._training = self.plans.training_sites(round_, self._present())
         part = self.plans.phase.part
         message = f"{part + ', ' if part else ''}round {round_} of {self.rounds}"
         self.store.progress(part or "training", self.finished, message, training)
@@ -85,28 +91,48 @@ class DomainStrategy(Strategy):
         due = self._is_due(round_)
         messages = self._messages(TRAIN, dict.fromkeys(training, round_), arrays, validate=due)
         if due:
-            messages += self._messages(
-                EVALUATE, dict.fromkeys(self._measuring(round_), round_ - 1), arrays, validate=True
-            )
+            messages += self._messages(EVALUATE, dict.fromkeys(self._measuring(), round_ - 1), arrays, validate=True)
         return messages
 
     def _is_due(self, round_: int) -> bool:
         """Whether the model that a round begins with is to be measured."""
         return (round_ - 1) % self.plans.config.federation.validate_every_rounds == 0
 
-    def _measuring(self, round_: int) -> list[str]:
-        """The sites that measure what round ``round_ − 1`` ended with and do not train."""
-        training = self.plans.training_sites(round_)
-        return [site for site in self.plans.trained_before(round_) if site not in training]
+    def _measuring(self) -> list[str]:
+        """The sites that measure what the last round ended with and do not train in this one: those that can."""
+        return [site for site in self._present() if site in self._trained and site not in self._training]
+
+    def _present(self) -> list[str]:
+        """The sites that are asked at all.
+
+        Raises:
+            RunFailedError: if they are fewer than the quorum.
+        """
+        aside = self.standing.set_aside()
+        present = [site for site in self.plans.sites if site not in aside]
+        quorum = self.plans.config.federation.quorum or 1
+        if len(present) < quorum:
+            raise RunFailedError(
+                f"{', '.join(aside)} were refused too often and are set aside, so that {len(present)} of {len(self.plans.sites)} "
+                f"sites are left and the quorum is {quorum}: see `mtmd-server status`, mend what is wrong there, and give "
+                "`mtmd-server readmit SITE`, then the same command again."
+            )
+        return present
+
+    def _readmit(self, round_: int) -> None:
+        for site in self.standing.readmit(self.fleet.sites):
+            self.store.note("readmitted", round=round_, site=site)
+            log.info("%s takes part again from round %d on", site, round_)
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
         """Admit each reply by itself, average in the order of site names, let the optimiser step, save, tell."""
         round_ = self._first + server_round
-        training, replies = self.plans.training_sites(round_), list(replies)
-        admitted, mean = self._average(self._from(training, replies), dict.fromkeys(training, round_))
+        training, replies = self._training, list(replies)
+        measuring = dict.fromkeys(self._measuring() if self._is_due(round_) else (), round_ - 1)
+        admitted = self._admit(self._from(training, replies), dict.fromkeys(training, round_), TRAIN)
+        mean = self._average(admitted)
         self._note_terms(round_, training, admitted)
-        asked = dict.fromkeys(self._measuring(round_) if self._is_due(round_) else (), round_ - 1)
-        admitted += self._admit(self._from(asked, replies), asked, None, quorum=0)
+        admitted += self._admit(self._from(measuring, replies), measuring, EVALUATE, quorum=0)
         admitted.sort(key=lambda reply: reply.site)
         metrics = {reply.site: reply.metrics for reply in admitted}
         self._note_validation(round_ - 1, metrics)
@@ -143,7 +169,7 @@ class DomainStrategy(Strategy):
         Returns:
             Each site's round, and the shared parameters of the chosen one.
         """
-        sites, last = self.plans.sites, self.finished
+        sites, last = self._present(), self.finished
         self.store.progress("evaluation", last, "validating the last round", sites)
         self._note_validation(last, self._evaluate(dict.fromkeys(sites, last), self.shared, validate=True))
         chosen = {site: self.choice.best_round(site) or last for site in sites}
@@ -151,33 +177,27 @@ class DomainStrategy(Strategy):
         return chosen, Checkpoint(max(chosen.values()), shared)
 
     def _note_terms(self, round_: int, training: Collection[str], admitted: list[Reply]) -> None:
-        """Who of the sites that trained certainly holds the auto-encoder now, and whose prototypes came."""
+        """Who of the sites that trained certainly holds the auto-encoder now, whose prototypes came, and how long updates are."""
+        self._trained |= {reply.site for reply in admitted}
+        self.norms.add([reply.norm for reply in admitted if self.plans.expected])
         self._holders = self._holders.difference(training) | {reply.site for reply in admitted}
         for reply in admitted:
             if reply.prototypes is not None:
                 self.shelf.put(reply.site, round_, reply.prototypes)
             elif reply.prototype_refusal is not None:
                 log.warning("the prototypes of %s are left out: %s", reply.site, reply.prototype_refusal)
-                self.store.note_refusal(round_, reply.site, f"prototypes: {reply.prototype_refusal}")
+                self.store.note("prototypes_left_out", round=round_, site=reply.site, detail=reply.prototype_refusal)
 
-    def _average(self, replies: list[Message], rounds: Mapping[str, int]) -> tuple[list[Reply], Arrays]:
-        """The replies that are fit to use and the average of what they bring, weighted as configured.
-
-        An average is finite if and only if all that it was made of is, so only where it is not is each reply walked through.
-        """
-        for look_inside in (False, True):
-            admitted = self._admit(replies, rounds, self.plans.expected, look_inside)
-            if not self.plans.expected:
-                return admitted, {}
-            weights = [float(reply.metrics[TRAINING_SLICES]) if self._by_slices else 1.0 for reply in admitted]
-            mean = average([reply.shared for reply in admitted], weights)
-            if all(map(all_finite, mean.values())):
-                break
-        return admitted, mean
+    def _average(self, admitted: list[Reply]) -> Arrays:
+        """What the replies bring, averaged with the configured weights."""
+        if not self.plans.expected:
+            return {}
+        weights = [float(reply.metrics[TRAINING_SLICES]) if self._by_slices else 1.0 for reply in admitted]
+        return average([reply.shared for reply in admitted], weights)
 
     def _evaluate(self, rounds: Mapping[str, int], shared: Arrays, **purpose: bool) -> Metrics:
         messages = self._messages(EVALUATE, rounds, pack(shared), **purpose)
-        replies = self._admit(self.fleet.send_and_receive(messages, timeout=self.timeout), rounds, None)
+        replies = self._admit(self.fleet.send_and_receive(messages, timeout=self.timeout), rounds, EVALUATE)
         return {reply.site: reply.metrics for reply in replies}
 
     def _messages(self, kind: str, rounds: Mapping[str, int], shared: ArrayRecord, **purpose: bool) -> list[Message]:
@@ -186,6 +206,8 @@ class DomainStrategy(Strategy):
             content = self.plans.content(site, round_, shared, self.choice.best_round(site), **purpose)
             if kind == TRAIN:
                 self._add_terms(content, site, round_)
+            if (notice := self.standing.notice(site)) is not None:
+                content[NOTICE] = ConfigRecord(to_record(notice))
             messages.append(Message(content, self.fleet.node_of(site), kind, ttl=self.timeout, group_id=str(round_)))
         return messages
 
@@ -197,39 +219,55 @@ class DomainStrategy(Strategy):
             content[name] = record
 
     def _admit(
-        self,
-        replies: Iterable[Message],
-        rounds: Mapping[str, int],
-        expected: Mapping[str, ArrayShape] | None,
-        look_inside: bool = True,
-        quorum: int | None = None,
+        self, replies: Iterable[Message], rounds: Mapping[str, int], kind: str, quorum: int | None = None
     ) -> list[Reply]:
         """The replies that are fit to use; ``quorum``: how many are needed, if not as many as the plans say."""
-        verdicts = {site: Refusal(site, "no reply in time") for site in rounds}
+        verdicts = {site: Refusal(site, Reason.NO_REPLY, "no reply in time") for site in rounds}
+        longest = self.norms.limit()
         for message in replies:
             site = self.fleet.site_of(message.metadata.src_node_id)
-            verdicts[site] = admit(
-                message,
-                site,
-                self.plans.run,
-                rounds[site],
-                expected,
-                look_inside,
-                self.plans.contribution,
-                self.plans.config.federation.update_encoding,
-                self._by_slices,
-                self.shelf,
-            )
+            verdicts[site] = admit(message, site, self._visit(kind, rounds[site], longest))
         admitted = [verdict for verdict in verdicts.values() if isinstance(verdict, Reply)]
         refused = [verdict for verdict in verdicts.values() if isinstance(verdict, Refusal)]
         for refusal in refused:
-            log.warning("the reply of %s is left out: %s", refusal.site, refusal.reason)
-            self.store.note_refusal(rounds[refusal.site], refusal.site, refusal.reason)
+            self._note_refusal(refusal, rounds[refusal.site], counts=kind == TRAIN)
+        if kind == TRAIN:
+            self.standing.admitted({reply.site for reply in admitted})
         quorum = self.plans.quorum(len(rounds)) if quorum is None else quorum
         if len(admitted) < quorum:
-            reasons = "; ".join(f"{refusal.site}: {refusal.reason}" for refusal in refused)
+            reasons = "; ".join(f"{refusal.site}: {refusal.detail}" for refusal in refused)
             raise RunFailedError(f"only {len(admitted)} replies could be used, the quorum is {quorum} ({reasons}).")
         return admitted
+
+    def _visit(self, kind: str, round_: int, longest: float) -> Visit:
+        plans = self.plans
+        if kind != TRAIN:
+            return Visit(plans.run, round_, None)
+        return Visit(
+            run=plans.run,
+            round=round_,
+            expected=plans.expected,
+            record=plans.contribution,
+            encoding=plans.config.federation.update_encoding,
+            tells_slices=self._by_slices,
+            shelf=self.shelf,
+            before=self.shared,
+            statistics=plans.statistics,
+            longest=longest,
+        )
+
+    def _note_refusal(self, refusal: Refusal, round_: int, counts: bool) -> None:
+        """Say it, and tell the site; a site whose replies to TRAIN were refused too often in a row is set aside."""
+        site, reason, detail = refusal.site, refusal.reason, refusal.detail
+        log.warning("the reply of %s is left out: %s", site, detail)
+        self.store.note("refused", round=round_, site=site, reason=reason, detail=detail)
+        if not counts or reason is Reason.NO_REPLY:
+            return
+        if self.standing.refused(site, self.plans.run, round_, reason, detail):
+            log.warning("%s is set aside until it is readmitted", site)
+            self.store.note("set_aside", round=round_, site=site, reason=reason)
+            self.choice.leave_out(site)
+            self.fleet.notify(site, self.standing.notice(site))
 
     def _from(self, sites: Collection[str], replies: Iterable[Message]) -> list[Message]:
         return [reply for reply in replies if self.fleet.site_of(reply.metadata.src_node_id) in sites]
@@ -251,6 +289,7 @@ class DomainStrategy(Strategy):
                     "site": reply.site,
                     "bytes_to_site": sent + self._brought.get(reply.site, 0),
                     "bytes_from_site": reply.bytes,
+                    **({"update_norm": reply.norm} if reply.site in self._training and self.plans.expected else {}),
                     **({} if self.shelf is None else {"prototype_bytes_from_site": reply.prototype_bytes}),
                 }
                 for reply in replies
@@ -258,12 +297,15 @@ class DomainStrategy(Strategy):
         )
         prototypes = {} if self.shelf is None else self.shelf.shelved
         self.store.save_last(self.finished, self.shared, self.optimiser.state(), prototypes)
+        self.store.note("round_closed", round=self.finished, rounds=self.rounds, replies=len(replies))
+        log.info("round %d of %d is closed", self.finished, self.rounds)
 
     def _resume(self) -> None:
         last, best = self.store.last(), self.store.best()
         phase, age = self.plans.phase, self.plans.config.prototypes.maximum_age_rounds
         if phase.contrast is not None:
             self.shelf = PrototypeShelf(phase.network, phase.contrast, age, last.prototypes if last else {})
+        self.store.note("started" if last is None else "resumed", round=last.round if last else 0, rounds=self.rounds)
         if last is None:
             return
         self.finished, self.shared = last.round, last.shared
@@ -271,7 +313,13 @@ class DomainStrategy(Strategy):
         self.best = best.shared if best else last.shared
         by_round: dict[int, dict[str, dict]] = {}
         for line in self.store.metrics():
-            by_round.setdefault(line["round"] - 1, {})[line["site"]] = line
+            by_round.setdefault(line["round"], {})[line["site"]] = line
+        # The best round alone where it was measured: an earlier one may have had a site more, which is set aside now.
+        alone = best is not None and best.round + 1 in by_round and self.plans.sharing is not Sharing.NOTHING
         for round_, metrics in sorted(by_round.items()):
-            if best and round_ <= best.round:
-                self.choice.note(round_, metrics)
+            self._trained |= {site for site, line in metrics.items() if "steps" in line}
+            self.norms.add([line["update_norm"] for line in metrics.values() if "update_norm" in line])
+            if best and (round_ - 1 == best.round or (not alone and round_ - 1 < best.round)):
+                self.choice.note(round_ - 1, metrics)
+        for site in self.standing.set_aside():
+            self.choice.leave_out(site)

@@ -17,7 +17,7 @@ from mtmd_core.page.exams import describe, exams
 from mtmd_core.page.figures import figures
 from mtmd_core.page.html import Html, element
 from mtmd_core.page.numbers import duration, number, score
-from mtmd_core.page.rounds import last_round, read_lines, refusals_table, rounds, totals
+from mtmd_core.page.rounds import last_round, read_lines, refusals, refusals_table, rounds, totals
 from mtmd_core.page.scores import scores
 from mtmd_core.page.tables import facts
 
@@ -25,7 +25,6 @@ REPORT = "report.html"
 FACTS = "facts.json"
 """What a run notes before it begins: its exams, the versions, the time."""
 _ROUNDS = {"round_metrics": "round_metrics.jsonl", "autoencoder_round_metrics": f"{AUTOENCODER}_round_metrics.jsonl"}
-REFUSALS = "refusals.jsonl"
 _INTERRUPTED = "This run is not finished: what follows is what it had reached. The same command goes on with it."
 
 
@@ -55,8 +54,7 @@ def told_by(folder: Path) -> dict[str, Any]:
         content["round_metrics"] = [line for line in own if line["network"] != AUTOENCODER]
     for name in _ROUNDS:
         content[f"{name}_totals"] = totals(content[name])
-    files = (f"{AUTOENCODER}_{REFUSALS}", REFUSALS)
-    content["refusals"] = [line for file in files for line in read_lines(folder / file)]
+    content["refusals"] = refusals(folder / "audit.jsonl", _read(folder / "run.json").get("name"))
     return content
 
 

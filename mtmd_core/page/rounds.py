@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mtmd_core.event_log import events
+
 from .charts import Line, legend, line_chart
 from .html import Html, element, join
 from .numbers import duration, duration_in_words, number, significant, size, size_in_words
@@ -119,10 +121,25 @@ def rounds(lines: Lines, sums: Mapping[str, Mapping[str, float]]) -> Html:
     return join([curves(lines), totals_table(sums), lines_table(lines)]) if lines else Html()
 
 
-def refusals_table(refusals: Lines) -> Html:
-    """Which replies a federation could not use, and why: lines of ``refusals.jsonl``."""
-    rows = ([number(line["round"]), line["site"], line["reason"]] for line in refusals)
-    return table("Replies that were left out", ["Round", "Site", "Reason"], rows)
+def refusals(audit: Path, run: str | None) -> list[dict[str, Any]]:
+    """What of a run's replies was left out: phase, round, site and why, from its log for machines; each once.
+
+    Args:
+        audit: the log; it may hold other runs too.
+        run: the run's name.
+    """
+    found: dict[tuple, dict[str, Any]] = {}
+    for event in events(audit):
+        if event.get("run") == run and event["event"] in ("refused", "prototypes_left_out"):
+            line = {word: event.get(word) for word in ("phase", "round", "site", "detail")}
+            found[tuple(line.values())] = line
+    return list(found.values())
+
+
+def refusals_table(refused: Lines) -> Html:
+    """Which replies a federation could not use, and why; from :func:`refusals`."""
+    rows = ([line["phase"], number(line["round"]), line["site"], line["detail"]] for line in refused)
+    return table("Replies that were left out", ["Phase", "Round", "Site", "Reason"], rows)
 
 
 def _sum(*names: str) -> Callable[[Mapping[str, Any]], float | None]:

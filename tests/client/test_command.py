@@ -25,7 +25,10 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", [(), ("enroll",), ("check",), ("import",), ("predict",)])
+@pytest.mark.parametrize(
+    "command",
+    [(), ("enroll",), ("check",), ("import",), ("predict",), ("status",), ("ledger",), ("outbox",)],
+)
 def test_help_needs_neither_torch_nor_flower(command: tuple[str, ...]) -> None:
     code = (
         "import sys\nfrom client.command import main\n"
@@ -53,6 +56,11 @@ def test_help_needs_neither_torch_nor_flower(command: tuple[str, ...]) -> None:
         (("--site", "ankle", "--server", "127.0.0.1:9", "--insecure"), 2, "no data folder is set for ankle"),
         (("check", "--site", "ankle"), 2, "no data folder is set for ankle"),
         (("--site", "ankle", "--server", "127.0.0.1:9", "--insecure", "--data", "."), 4, "no dataset.json"),
+        (("status", "--site", "ankle"), 2, "holds no status: ankle has not run from there yet"),
+        (("ledger", "verify", "--site", "ankle"), 2, "nothing has left this site yet"),
+        (("ledger", "verfy", "--site", "ankle"), 2, "invalid choice: 'verfy'"),
+        (("outbox", "--site", "ankle"), 2, "the following arguments are required: --dry-run"),
+        (("outbox", "--dry-run", "--site", "ankle"), 2, "no data folder is set for ankle"),
         (("check", "--site", "ankle", "--data", "nowhere"), 4, "nowhere has no dataset.json"),
     ],
 )

@@ -4,92 +4,26 @@ import json
 import os
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
-from flwr.app import Array, ArrayRecord, Context, Message, Metadata, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.supercore.constant import TaskType
-from flwr.supercore.fab import Fab
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from flwr.supercore.object_store import ObjectStoreFactory
-from flwr.supercore.run import Run
-from flwr.supernode.main import create_app
-from flwr.supernode.nodestate import NodeState, NodeStateFactory
+from local_supernode import NODE_ID, SECRET, SuperNode, serving
 
 from client.flower_internals import APP_FAILED, SUPERNODE_GONE, WORKER_DIED, Runtime, metadata_of
 from client.settings import SiteSettings, to_plain
-from client.worker import answer, report_lost, serve
-
-SECRET = b"a secret of this test"
-RUN_ID, NODE_ID = 7, 11
-
-
-@dataclass
-class SuperNode:
-    """A SuperNode's Runtime API, and the state behind it."""
-
-    address: str
-    state: NodeState
-
-    def receive(self, kind: str = "train", array: np.ndarray | None = None) -> str:
-        """Put a message there as if it had come from the server; its id."""
-        content = RecordDict({"arrays": ArrayRecord({"w": Array(np.zeros(1) if array is None else array)})})
-        metadata = Metadata(RUN_ID, "", 1, NODE_ID, "", "3", time.time(), 600.0, kind)
-        message = Message(metadata=metadata, content=content)
-        message.metadata.__dict__["_message_id"] = message.object_id
-        self.state.create_task(TaskType.CLIENT_APP, RUN_ID)
-        self.state.object_store.preregister(RUN_ID, get_object_tree(message))
-        for object_id, part in get_all_nested_objects(message).items():
-            self.state.object_store.put(object_id, part.deflate())
-        self.state.store_message(message)
-        return message.object_id
-
-    def replies(self) -> list[Message]:
-        """The replies that the SuperNode would now send to the server."""
-        return list(self.state.get_messages_legacy(is_reply=True))
-
-    def content_of(self, reply: Message) -> RecordDict:
-        """The records of a reply, put together from the parts that the worker pushed."""
-        store = self.state.object_store
-        ids = [tree.object_id for tree in iterate_object_tree(store.get_object_tree(reply.metadata.message_id))]
-        return inflate_object_from_contents(reply.metadata.message_id, {part: store.get(part) for part in ids}).content
-
-    def outcomes(self) -> list[tuple[str, str, str]]:
-        """State, outcome and details of all tasks."""
-        return [(task.status.status, task.status.sub_status, task.status.details) for task in self.state.get_tasks()]
+from client.worker import answer, report_lost, serve, steps_told
 
 
 @pytest.fixture
 def supernode() -> Iterator[SuperNode]:
-    factory = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
-    state = factory.state()
-    state.set_node_id(NODE_ID)
-    run = Run.create_empty(RUN_ID)
-    run.fab_hash = state.store_fab(Fab("", b"not even an archive", {}))
-    state.store_run(run)
-    context = Context(run_id=RUN_ID, node_id=NODE_ID, node_config={}, state=RecordDict(), run_config={}, series_id=0)
-    state.set_run_series_context(0, context)
-    config = uvicorn.Config(create_app(factory, SECRET), host="127.0.0.1", port=0, log_level="critical")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield SuperNode(f"127.0.0.1:{port}", state)
-    server.should_exit = True
-    thread.join()
+    with serving() as supernode:
+        yield supernode
 
 
 @pytest.fixture
@@ -145,8 +79,8 @@ def test_the_text_of_an_exception_stays_at_the_site(
     events, tell = heard()
     answer(runtime, runtime.claim(), app_that(fail), tell)
     (reply,) = supernode.replies()
-    assert (reply.error.code, reply.error.reason) == (APP_FAILED, "ValueError")
-    assert supernode.outcomes() == [("finished", "failed", "ValueError")]
+    assert (reply.error.code, reply.error.reason) == (APP_FAILED, "unexpected")
+    assert supernode.outcomes() == [("finished", "failed", "unexpected")]
     assert "Jane" not in json.dumps(events)
     assert "Jane Doe" in caplog.text
 
@@ -171,8 +105,12 @@ def test_an_interrupted_message_is_left_unfinished(supernode: SuperNode, runtime
 
 
 @pytest.mark.parametrize("pulled", [True, False])
+@pytest.mark.parametrize(
+    ("error", "again", "code"),
+    [("worker_died", True, WORKER_DIED), ("worker_hung", True, WORKER_DIED), ("worker_hung", False, APP_FAILED)],
+)
 def test_a_successor_answers_the_message_that_a_worker_died_over(
-    pulled: bool, supernode: SuperNode, runtime: Runtime
+    pulled: bool, error: str, again: bool, code: int, supernode: SuperNode, runtime: Runtime
 ) -> None:
     message_id = supernode.receive()
     token = runtime.claim()
@@ -181,12 +119,12 @@ def test_a_successor_answers_the_message_that_a_worker_died_over(
         with runtime.task(token) as task:
             metadata = json.loads(json.dumps(metadata_of(task.pull()[0])))
     events, tell = heard()
-    report_lost(runtime, {"token": token, "metadata": metadata}, tell)
+    report_lost(runtime, {"token": token, "metadata": metadata, "error": error, "again": again}, tell)
     (reply,) = supernode.replies()
     assert reply.metadata.reply_to_message_id == message_id
     assert (reply.metadata.src_node_id, reply.metadata.dst_node_id) == (NODE_ID, 1)
-    assert (reply.error.code, reply.error.reason) == (WORKER_DIED, "WorkerDied")
-    assert supernode.outcomes() == [("finished", "failed", "WorkerDied")]
+    assert (reply.error.code, reply.error.reason) == (code, error)
+    assert supernode.outcomes() == [("finished", "failed", error)]
     assert [event["event"] for event in events] == ["lost"]
 
 
@@ -194,7 +132,7 @@ def test_a_message_that_nobody_waits_for_any_more_does_not_stop_the_worker(
     supernode: SuperNode, runtime: Runtime
 ) -> None:
     events, tell = heard()
-    report_lost(runtime, {"token": "expired", "metadata": None}, tell)
+    report_lost(runtime, {"token": "expired", "metadata": None, "error": "worker_died", "again": True}, tell)
     assert [event["event"] for event in events] == ["lost"]
     assert supernode.replies() == []
 
@@ -248,3 +186,13 @@ def test_the_end_of_its_orders_ends_the_worker(tmp_path: Path) -> None:
     )
     assert worker.returncode == 1
     assert worker.stdout == b""
+
+
+def test_steps_are_told_of_at_the_beginning_the_end_and_once_a_second() -> None:
+    events, tell = heard()
+    now = [0.0]
+    on_progress = steps_told(tell, lambda: now[0])
+    for done, now[0] in enumerate((0.0, 0.4, 0.8, 1.2, 1.6, 2.0)):
+        on_progress(done, 5)
+    assert [event["done"] for event in events] == [0, 3, 5]
+    assert all(event["steps"] == 5 for event in events)

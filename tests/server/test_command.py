@@ -111,21 +111,25 @@ def test_own_file_that_cannot_be_used(text: str, message: str, tmp_path: Path) -
     assert message in str(refused.value)
 
 
-def test_help_needs_neither_torch_nor_flower() -> None:
+@pytest.mark.parametrize("command", [(), ("status",), ("readmit",)])
+def test_help_needs_neither_torch_nor_flower(command: tuple[str, ...]) -> None:
     code = (
         "import sys\nfrom server.command import main\n"
-        "try: main(['--help'])\nexcept SystemExit as ended: assert ended.code == 0\n"
+        f"try: main([*{command!r}, '--help'])\nexcept SystemExit as ended: assert ended.code == 0\n"
         "heavy = {'torch', 'flwr', 'hydra', 'numpy'} & set(sys.modules)\nassert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "exit codes" in done.stdout
+    assert "exit codes" in done.stdout or command
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("--site", "3"), "unknown word '--site'; did you mean '--sites'?"),
+        (("staus",), "unknown word 'staus'; did you mean 'status'?"),
+        (("status",), "holds no run: give the --state folder that mtmd-server was given"),
+        (("readmit", "knee"), "'knee' is not set aside in the run of"),
         (("--sites", "0", "--insecure"), "sites is 0"),
         (("--sites", "3"), "--insecure"),
         (("seed=1", "--insecure", "federation.round=3", "--sites", "3"), "did you mean 'federation.rounds'?"),

@@ -9,13 +9,15 @@ from torch.nn import functional as F
 from mtmd_core.config import NetworkConfig
 from mtmd_core.prototype_arrays import to_arrays
 from mtmd_core.prototype_summary import summarise
+from mtmd_core.refusals import Reason
 from mtmd_core.update_encoding import encode_update
 from mtmd_core.wire import ContrastPlan, Receipt, encode_array, to_record
-from server.gate import Refusal, Reply, admit
+from server.gate import Refusal, Reply, Visit, admit
 from server.prototype_shelf import PrototypeShelf
 
 ARRAYS = {"a": np.float32([[1, 2, 3], [4, 5, 6]]), "b": np.float32([7])}
 EXPECTED = {"a": ("float32", (2, 3)), "b": ("float32", (1,))}
+BEFORE = {name: np.zeros_like(array) for name, array in ARRAYS.items()}
 METADATA = Metadata(
     run_id=1,
     message_id="1",
@@ -46,7 +48,13 @@ def good() -> RecordDict:
 
 
 def verdict(content: RecordDict, expected: dict | None = EXPECTED) -> Reply | Refusal:
-    return admit(Message(content, metadata=METADATA), "ankle", "abc", 3, expected)
+    return looked_at(content, expected=expected)
+
+
+def looked_at(content: RecordDict, **visit: object) -> Reply | Refusal:
+    """The verdict on a reply to round 3 of run abc, which began with zeros."""
+    visit = {"expected": EXPECTED, "before": BEFORE} | visit
+    return admit(Message(content, metadata=METADATA), "ankle", Visit("abc", 3, **visit))
 
 
 def test_a_good_reply_is_admitted():
@@ -95,61 +103,161 @@ HOSTILE_HEADER = Array("float32", (2, 3), "numpy.ndarray", encode_array(A).repla
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "detail", "reason"),
     [
-        (without("receipt"), "it holds the records metrics (MetricRecord), shared (ArrayRecord), expected"),
-        (without("metrics"), "it holds the records receipt"),
-        (without("shared"), "it holds the records"),
-        (instead("private", ArrayRecord()), "private (ArrayRecord)"),
-        (instead("shared", MetricRecord({"a": 1.0, "b": 2.0})), "shared (MetricRecord)"),
-        (instead("metrics", ConfigRecord({"loss": "low"})), "metrics (ConfigRecord)"),
-        (instead("receipt", MetricRecord({"round": 3})), "receipt (MetricRecord)"),
-        (receipt(run="abd"), "it answers Receipt(run='abd', round=3, site='ankle'), expected Receipt(run='abc'"),
-        (receipt(round=2), "it answers Receipt(run='abc', round=2"),
-        (receipt(site="knee"), "site='knee'"),
-        (receipt(round="3"), "its receipt cannot be read: 'round' of a Receipt must be int"),
-        (receipt(more=1), "its receipt cannot be read: a Receipt has no word 'more'"),
-        (without("receipt", "run"), "its receipt cannot be read: a Receipt needs the word 'run'"),
-        (instead("metrics", MetricRecord({"loss": float("nan")})), "its metric loss is nan"),
-        (instead("metrics", MetricRecord({"loss": float("-inf")})), "its metric loss is -inf"),
-        (instead("metrics", MetricRecord({"test": 0.5})), "a metric that no site sends"),
-        (instead("metrics", MetricRecord({"test/foreground_mean/child_7": 0.5})), "a metric that no site sends"),
-        (instead("metrics", MetricRecord({"validation/foreground_mean/dice": 1.5})), "dice is 1.5"),
-        (instead("metrics", MetricRecord({"validation/foreground_mean/mssd_mm": -1.0})), "mssd_mm is -1.0"),
-        (instead("metrics", MetricRecord({"loss": [0.1, 0.2]})), "its metric loss is [0.1, 0.2]"),
-        (without("shared", "b"), "its parameters do not fit: missing b"),
-        (shared(c=packed(A)), "its parameters do not fit: unknown c"),
-        (shared(a=packed(A.T.copy())), "a is float32[3, 2], expected float32[2, 3]"),
-        (shared(a=packed(A.astype(np.float64))), "a is float64[2, 3], expected float32[2, 3]"),
-        (shared(a=packed(A.astype(">f4").astype(np.int32))), "a is int32[2, 3]"),
-        (shared(a=packed(A.T.copy(), shape=(2, 3))), "a is float32[3, 2], expected float32[2, 3]"),
-        (shared(a=packed(A.astype(np.float64), dtype="float32")), "a is float64[2, 3], expected float32[2, 3]"),
-        (shared(a=packed(A.astype(np.int32), dtype="float32")), "a is int32[2, 3]"),
-        (shared(a=LYING_HEADER), "an array of shape (9, 3) and float32 has 24 bytes of data"),
-        (shared(a=HOSTILE_HEADER), "the header of an array cannot be read (TypeError)"),
-        (shared(a=Array("float32", (2, 3), "numpy.ndarray", b"")), "the header of an array cannot be read"),
-        (shared(a=Array("float32", (2, 3), "numpy.ndarray", encode_array(A)[:-4])), "has 20 bytes of data"),
-        (shared(a=packed(np.where(A > 5, np.nan, A).astype(np.float32))), "a holds values that are not finite"),
-        (shared(b=packed(np.float32([-np.inf]))), "b holds values that are not finite"),
+        (
+            without("receipt"),
+            "it holds the records metrics (MetricRecord), shared (ArrayRecord), expected",
+            Reason.WRONG_RECORDS,
+        ),
+        (without("metrics"), "it holds the records receipt", Reason.WRONG_RECORDS),
+        (without("shared"), "it holds the records", Reason.WRONG_RECORDS),
+        (
+            instead("private", ArrayRecord()),
+            "receipt (ConfigRecord), shared (ArrayRecord), 1 that no site sends",
+            Reason.WRONG_RECORDS,
+        ),
+        (instead("shared", MetricRecord({"a": 1.0, "b": 2.0})), "shared (MetricRecord)", Reason.WRONG_RECORDS),
+        (instead("metrics", ConfigRecord({"loss": "low"})), "metrics (ConfigRecord)", Reason.WRONG_RECORDS),
+        (instead("receipt", MetricRecord({"round": 3})), "receipt (MetricRecord)", Reason.WRONG_RECORDS),
+        (receipt(run="abd"), "it answers another run or as another site than Receipt(run='abc'", Reason.OTHER_VISIT),
+        (receipt(round=2), "it answers round 2, expected 3", Reason.STALE_ROUND),
+        (receipt(site="knee"), "another run or as another site", Reason.OTHER_VISIT),
+        (receipt(round="3"), "its receipt cannot be read", Reason.UNREADABLE_RECEIPT),
+        (receipt(more=1), "its receipt cannot be read", Reason.UNREADABLE_RECEIPT),
+        (without("receipt", "run"), "its receipt cannot be read", Reason.UNREADABLE_RECEIPT),
+        (instead("metrics", MetricRecord({"loss": float("nan")})), "its metric loss is nan", Reason.WRONG_METRICS),
+        (instead("metrics", MetricRecord({"loss": float("-inf")})), "its metric loss is -inf", Reason.WRONG_METRICS),
+        (instead("metrics", MetricRecord({"test": 0.5})), "a metric that no site sends", Reason.WRONG_METRICS),
+        (
+            instead("metrics", MetricRecord({"test/foreground_mean/child_7": 0.5})),
+            "a metric that no site sends",
+            Reason.WRONG_METRICS,
+        ),
+        (
+            instead("metrics", MetricRecord({"validation/foreground_mean/dice": 1.5})),
+            "dice is 1.5",
+            Reason.WRONG_METRICS,
+        ),
+        (
+            instead("metrics", MetricRecord({"validation/foreground_mean/mssd_mm": -1.0})),
+            "mssd_mm is -1.0",
+            Reason.WRONG_METRICS,
+        ),
+        (instead("metrics", MetricRecord({"loss": [0.1, 0.2]})), "its metric loss is [0.1, 0.2]", Reason.WRONG_METRICS),
+        (without("shared", "b"), "its parameters do not fit: missing b", Reason.WRONG_PARAMETERS),
+        (
+            shared(c=packed(A)),
+            "its parameters do not fit: 1 of another name than the 2 expected",
+            Reason.WRONG_PARAMETERS,
+        ),
+        (shared(a=packed(A.T.copy())), "a is float32[3, 2], expected float32[2, 3]", Reason.WRONG_PARAMETERS),
+        (shared(a=packed(A.astype(np.float64))), "a is float64[2, 3], expected float32[2, 3]", Reason.WRONG_PARAMETERS),
+        (shared(a=packed(A.astype(">f4").astype(np.int32))), "a is int32[2, 3]", Reason.WRONG_PARAMETERS),
+        (
+            shared(a=packed(A.T.copy(), shape=(2, 3))),
+            "a is float32[3, 2], expected float32[2, 3]",
+            Reason.WRONG_PARAMETERS,
+        ),
+        (
+            shared(a=packed(A.astype(np.float64), dtype="float32")),
+            "a is float64[2, 3], expected float32[2, 3]",
+            Reason.WRONG_PARAMETERS,
+        ),
+        (shared(a=packed(A.astype(np.int32), dtype="float32")), "a is int32[2, 3]", Reason.WRONG_PARAMETERS),
+        (shared(a=LYING_HEADER), "an array of shape (9, 3) and float32 has 24 bytes of data", Reason.WRONG_PARAMETERS),
+        (shared(a=HOSTILE_HEADER), "the header of an array cannot be read (TypeError)", Reason.WRONG_PARAMETERS),
+        (
+            shared(a=Array("float32", (2, 3), "numpy.ndarray", b"")),
+            "the header of an array cannot be read",
+            Reason.WRONG_PARAMETERS,
+        ),
+        (
+            shared(a=Array("float32", (2, 3), "numpy.ndarray", encode_array(A)[:-4])),
+            "has 20 bytes of data",
+            Reason.WRONG_PARAMETERS,
+        ),
+        (
+            shared(a=packed(np.where(A > 5, np.nan, A).astype(np.float32))),
+            "a holds values that are not finite",
+            Reason.NOT_FINITE,
+        ),
+        (shared(b=packed(np.float32([-np.inf]))), "b holds values that are not finite", Reason.NOT_FINITE),
     ],
 )
-def test_a_reply_that_does_not_fit_is_refused_with_its_reason(change, reason):
+def test_a_reply_that_does_not_fit_is_refused_with_its_reason(change, detail, reason):
     content = good()
     change(content)
     refusal = verdict(content)
     assert isinstance(refusal, Refusal)
-    assert refusal.site == "ankle"
-    assert reason in refusal.reason
+    assert (refusal.site, refusal.reason) == ("ankle", reason)
+    assert detail in refusal.detail
+
+
+JANE = "/data/clinic/jane_doe"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        instead(JANE, ArrayRecord()),
+        instead("receipt", ConfigRecord({JANE: JANE})),
+        receipt(run=JANE),
+        receipt(site=JANE),
+        receipt(round=JANE),
+        instead("metrics", MetricRecord({JANE: 1.0})),
+        lambda content: content["shared"].update({JANE: packed(A)}),
+        shared(a=Array(JANE, (2, 3), "numpy.ndarray", encode_array(A))),
+        shared(a=Array("float32", (2, 3), "numpy.ndarray", encode_array(A).replace(b"<f4", b"|S9"))),
+    ],
+)
+def test_nothing_that_a_site_may_have_written_is_repeated(change):
+    content = good()
+    change(content)
+    refusal = verdict(content)
+    assert isinstance(refusal, Refusal)
+    assert "jane" not in str(refusal)
+
+
+def test_an_update_may_be_as_long_as_the_limit_and_no_longer():
+    length = float(np.sqrt(sum(np.square(array).sum() for array in ARRAYS.values())))
+    reply = looked_at(good(), longest=length * 1.001)
+    assert reply.norm == pytest.approx(length, rel=1e-6)
+    refusal = looked_at(good(), longest=length * 0.999)
+    assert refusal == Refusal(
+        "ankle", Reason.OUTLYING_NORM, "its update has norm 11.8; at most 11.8 is admitted after the last rounds"
+    )
+    assert looked_at(good(), before=ARRAYS, longest=1e-9).norm == 0
+    assert looked_at(good(), statistics=frozenset({"a"}), longest=7.5).norm == 7
+
+
+def test_running_statistics_must_be_finite_though_they_count_for_no_length():
+    content = good()
+    content["shared"]["b"] = packed(np.float32([np.nan]))
+    assert looked_at(content, statistics=frozenset({"b"})).reason is Reason.NOT_FINITE
+
+
+def test_an_update_too_long_to_measure_is_outlying_too():
+    content = good()
+    content["shared"]["a"] = packed(np.full((2, 3), 3e38, np.float32))
+    refusal = looked_at(content)
+    assert (refusal.reason, refusal.detail) == (Reason.OUTLYING_NORM, "its update has norm inf; no number")
 
 
 def test_parameters_that_were_not_asked_for_are_refused():
-    assert "it holds the records" in verdict(good(), None).reason
-    assert "unknown a" in verdict(good(), {}).reason
+    assert "it holds the records" in verdict(good(), None).detail
+    assert "2 of another name than the 0 expected" in verdict(good(), {}).detail
 
 
 def test_a_site_that_failed_is_refused_with_its_error():
-    refusal = admit(Message(Error(2, "out of memory"), metadata=METADATA), "ankle", "abc", 3, EXPECTED)
-    assert refusal == Refusal("ankle", "the site failed with error 2 (out of memory)")
+    refusal = admit(Message(Error(2, "out_of_memory"), metadata=METADATA), "ankle", Visit("abc", 3, EXPECTED))
+    assert refusal == Refusal("ankle", Reason.SITE_ERROR, "the site failed: out_of_memory")
+
+
+def test_what_an_error_quotes_is_not_repeated():
+    failed = Message(Error(2, "KeyError: exam of Jane Doe in /data/clinic"), metadata=METADATA)
+    refusal = admit(failed, "ankle", Visit("abc", 3, EXPECTED))
+    assert refusal.detail == "the site failed: for a reason that no site gives"
 
 
 CONTRAST = ContrastPlan(0.1, 0.1, True, False, False, False, 3, 50, 0, 100, 0.0)
@@ -171,7 +279,7 @@ def with_prototypes(**arrays: np.ndarray | None) -> RecordDict:
 def judged(
     content: RecordDict, expected: dict | None = EXPECTED, shelf: PrototypeShelf | None = SHELF
 ) -> Reply | Refusal:
-    return admit(Message(content, metadata=METADATA), "ankle", "abc", 3, expected, shelf=shelf)
+    return looked_at(content, expected=expected, shelf=shelf)
 
 
 def test_prototypes_come_with_a_reply_and_count_as_bytes():
@@ -192,7 +300,7 @@ def test_prototypes_come_with_a_reply_and_count_as_bytes():
         ({"counts": np.float32([60, 12, 1])}, "its prototypes do not fit: counts is float32[3], expected float32[2]"),
         ({"counts": np.array([60.0, 12.0])}, "its prototypes do not fit: counts is float64[2]"),
         ({"counts": None}, "its prototypes do not fit: missing counts"),
-        ({"s1_exams": np.float32([1])}, "its prototypes do not fit: unknown s1/exams"),
+        ({"s1_exams": np.float32([1])}, "its prototypes do not fit: 1 of another name"),
     ],
 )
 def test_prototypes_that_are_none_are_left_out_and_the_rest_is_used(arrays, reason):
@@ -204,13 +312,13 @@ def test_prototypes_that_are_none_are_left_out_and_the_rest_is_used(arrays, reas
 
 
 def test_prototypes_that_were_not_asked_for_are_refused_with_the_whole_reply():
-    assert "prototypes (ArrayRecord)" in judged(with_prototypes(), shelf=None).reason
+    assert "prototypes (ArrayRecord)" in judged(with_prototypes(), shelf=None).detail
     evaluated = with_prototypes()
     del evaluated["shared"]
-    assert "prototypes (ArrayRecord)" in judged(evaluated, expected=None).reason
+    assert "prototypes (ArrayRecord)" in judged(evaluated, expected=None).detail
     other = good()
     other["prototypes"] = MetricRecord({"counts": 1.0})
-    assert "prototypes (MetricRecord)" in judged(other).reason
+    assert "prototypes (MetricRecord)" in judged(other).detail
 
 
 def encoded(encoding: str, **instead: np.ndarray) -> RecordDict:
@@ -227,7 +335,7 @@ def encoded(encoding: str, **instead: np.ndarray) -> RecordDict:
 @pytest.mark.parametrize("encoding", ["bfloat16", "int8"])
 def test_an_encoded_update_is_decoded_and_its_bytes_are_counted_as_they_came(encoding: str) -> None:
     content = encoded(encoding)
-    reply = admit(Message(content, metadata=METADATA), "ankle", "abc", 3, EXPECTED, record="update", encoding=encoding)
+    reply = looked_at(content, record="update", encoding=encoding)
     assert isinstance(reply, Reply)
     np.testing.assert_allclose(reply.shared["a"], ARRAYS["a"], atol=0.03)
     np.testing.assert_array_equal(reply.shared["b"], ARRAYS["b"])
@@ -244,13 +352,13 @@ def test_an_encoded_update_is_decoded_and_its_bytes_are_counted_as_they_came(enc
         (encoded("int8", scale=np.float32([1, np.nan])), "a holds values that are not finite"),
         (encoded("int8", scale=np.float32([np.inf, 1])), "a holds values that are not finite"),
         (encoded("int8", a=ARRAYS["a"]), "a is float32[2, 3], expected int8[2, 3]"),
-        (encoded("int8", c=ARRAYS["a"]), "unknown c"),
+        (encoded("int8", c=ARRAYS["a"]), "1 of another name"),
     ],
 )
 def test_an_update_that_is_none_is_refused(content: RecordDict, reason: str) -> None:
-    refusal = admit(Message(content, metadata=METADATA), "ankle", "abc", 3, EXPECTED, record="update", encoding="int8")
+    refusal = looked_at(content, record="update", encoding="int8")
     assert isinstance(refusal, Refusal)
-    assert reason in refusal.reason
+    assert reason in refusal.detail
 
 
 @pytest.mark.parametrize("slices", [None, 0, 0.5])
@@ -258,5 +366,5 @@ def test_a_site_that_weighs_by_its_slices_must_say_how_many_it_has(slices: float
     content = good()
     if slices is not None:
         content["metrics"]["training_slices"] = slices
-    refusal = admit(Message(content, metadata=METADATA), "ankle", "abc", 3, EXPECTED, tells_slices=True)
-    assert refusal == Refusal("ankle", "it does not say how many slices the site trained on")
+    refusal = looked_at(content, tells_slices=True)
+    assert refusal == Refusal("ankle", Reason.NO_SLICES, "it does not say how many slices the site trained on")

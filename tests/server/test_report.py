@@ -29,7 +29,7 @@ def state(tmp_path: Path) -> Path:
     store.remember_sites({"ankle": 3, "knee": 2})
     store.append_metrics(LINES)
     for _ in range(2):
-        store.note_refusal(2, "knee", "it holds the records <script>")
+        store.note("refused", round=2, site="knee", reason="wrong_records", detail="it holds the records <script>")
     store.progress("training", 2, "round 3 of 3", ["ankle", "knee"])
     return tmp_path
 

@@ -145,8 +145,12 @@ def test_a_simulation_writes_its_last_round_only(tmp_path):
 
 def test_progress_is_told(tmp_path):
     store = RunStore(tmp_path, config(), every_round=True)
+    store.here(["ankle", "knee"])
     store.progress("training", 1, "round 2 of 3", ["ankle"])
-    assert json.loads((tmp_path / "progress.json").read_text()) == {
+    told = json.loads((tmp_path / "progress.json").read_text())
+    assert isinstance(told.pop("time"), float)
+    assert told == {
+        "here": ["ankle", "knee"],
         "phase": "training",
         "round": 1,
         "rounds": 3,

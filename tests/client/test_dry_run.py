@@ -1,0 +1,95 @@
+"""What a site shows of what would leave: exactly what leaves, and nothing is written."""
+
+from pathlib import Path
+
+import pytest
+from recorded_federation import RecordingGrid, open_sites
+from tiny_sites import run_words, write_sites
+
+from client.dry_run import dry_run
+from client.ledger import Ledger
+from client.settings import SiteSettings
+from client.verify_ledger import verify_ledger
+from mtmd_core.config_files import compose
+from mtmd_core.errors import ConfigurationError, DataError
+from server.app import coordinate
+from server.run_store import RunStore
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_sites(tmp_path_factory.mktemp("sites"))
+
+
+def test_the_plan_of_the_last_round_shows_what_that_round_sent(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = tmp_path / "knee"
+    sites = open_sites(folders, tmp_path / "cache", release="mean")
+    sites["knee"].outbox.ledger = Ledger(state / "ledger.jsonl")
+    sites["knee"].last_plan = state / "last_plan.json"
+    words = run_words(folders, "federation.rounds=2", "federation.update_encoding=int8")
+    config = compose("simulate", words)
+    grid = RecordingGrid(sites)
+    coordinate(grid, config, RunStore(tmp_path / "run", config, every_round=False))
+    before = {path: path.read_bytes() for path in state.iterdir()}
+    settings = SiteSettings("knee", state, folders["knee"])
+    assert dry_run(settings, None) == 0
+    shown = capsys.readouterr().out
+    assert {path: path.read_bytes() for path in state.iterdir()} == before
+    sent = next(
+        m for m in reversed(grid.from_sites) if "update" in m.content and m.content["receipt"]["site"] == "knee"
+    )
+    for name, array in sent.content["update"].items():
+        assert f"    {name}  {array.dtype} {'×'.join(map(str, array.shape))}  " in shown
+    assert f"  update: {len(sent.content['update'])} arrays, " in shown
+    tested = [m for m in grid.from_sites if any("test/" in name for name in m.content.get("metrics", {}))]
+    assert all(name in shown for message in tested for name in message.content["metrics"])
+    assert "round 2 of run" in shown
+    assert verify_ledger(state / "ledger.jsonl") == 0
+    assert "the chain is whole" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("settings", "strategy", "there", "absent"),
+    [
+        ({}, None, ["strategy dsl", "shared: 34 arrays, 34.9 MB", "test/foreground_mean/dice"], ["structure_1"]),
+        ({"release": "none"}, None, ["metrics: steps"], ["dice"]),
+        ({"release": "structure"}, None, ["test/mean/structure_2/dice"], ["structure_3", "knee_bone"]),
+        ({}, "dsl_msc", ["nothing: this site refuses the plan", "takes part in individual, dsl"], ["arrays"]),
+        ({"strategies": ["dsl_msc"]}, "dsl_msc", ["prototypes: 82 arrays", "s9/mean  float32 32"], ["exam_0"]),
+        ({"strategies": ["individual"]}, None, ["strategy individual", "shared: 0 arrays"], []),
+        ({"limits": {"max_parameters": 1000}}, None, ["this site's max_parameters is 1000"], ["arrays"]),
+    ],
+)
+def test_the_sites_own_policy_decides(
+    settings: dict,
+    strategy: str | None,
+    there: list[str],
+    absent: list[str],
+    folders: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert dry_run(SiteSettings("knee", tmp_path / "state", folders["knee"], **settings), strategy) == 0
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in there), shown
+    assert not any(text in shown for text in absent)
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_plan_that_is_none_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "last_plan.json").write_text("{}")
+    with pytest.raises(ConfigurationError, match="does not hold the plan of a round"):
+        dry_run(SiteSettings("knee", tmp_path, folders["knee"]), None)
+
+
+def test_a_ledger_that_was_altered_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    Ledger(path).append("abc", 1, "metrics", {"loss": 0.1, "steps": 3})
+    path.write_text(path.read_text().replace("0.1", "0.2"))
+    with pytest.raises(DataError, match=r"breaks at line 1.*keep the file as evidence"):
+        verify_ledger(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="no ledger"):
+        verify_ledger(path)
