@@ -30,16 +30,17 @@ class CommandParser(argparse.ArgumentParser):
         for word in words:
             option = word.split("=")[0]
             if option.startswith("--") and option != "--" and option not in self._option_string_actions:
-                self._unknown(option)
+                self.unknown(option)
         parsed, unknown = self.parse_known_intermixed_args(words)
         if unknown:
-            self._unknown(unknown[0])
+            self.unknown(unknown[0])
         return parsed
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2, as :mod:`argparse` calls for when a word cannot be used."""
         self.exit(2, f"{self.prog}: {message}\nsee {self.prog} --help\n")
 
-    def _unknown(self, word: str) -> NoReturn:
+    def unknown(self, word: str) -> NoReturn:
+        """End with exit code 2 and the nearest word that is known."""
         commands = () if word.startswith("-") else self._commands
         self.error(f"unknown word '{word}'; {nearest(word, [*self._option_string_actions, *commands])}")

@@ -72,6 +72,9 @@ def _serve(words: Sequence[str]) -> int:
     parser.add_argument("--insecure", action="store_const", const=True, help="plain HTTP for trials, loopback only")
     parser.add_argument("overrides", nargs="*", metavar="WORD=VALUE", help="words of the run's configuration")
     given = vars(parser.parse(words))
+    for word in given["overrides"]:
+        if "=" not in word:
+            parser.unknown(word)
     given["sites"] = None if given["sites"] is None else parse_sites(given["sites"])
     return serve(load_settings(given), given)
 

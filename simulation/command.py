@@ -104,6 +104,7 @@ def _simulate(config: RunConfig, folder: Path, console: Console, words: Sequence
     else:
         summary = study(config, words, folder, console)
     summary["seconds"] = round(time.monotonic() - started, 1)
+    write_json(folder / "summary.json", summary)  # whatever may become of the page
     summary = write_report(folder, summary, console)
     write_json(folder / "summary.json", summary)
     console.print(f"{time.monotonic() - started:.0f} s; all files are in {folder}", markup=False)

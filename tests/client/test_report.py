@@ -31,7 +31,10 @@ def test_a_site_that_has_tested_has_a_page_with_exams_and_structures(tmp_path: P
     site.outbox.trained(receipt, metrics, site.learner.contribution, site.learner.partition)
     site.evaluate(replace(PLAN, test=True), shared)
     results = tmp_path / "state" / "results"
-    page, content = (results / "report.html").read_text(), json.loads((results / "summary.json").read_text())
+    page, content = (
+        (results / "report.html").read_text(encoding="utf-8"),
+        json.loads((results / "summary.json").read_text(encoding="utf-8")),
+    )
     check_page(page, content)
     for word in ("knee_exam_3", "knee_bone_2", "For this site alone", "What has left this site"):
         assert word in page
@@ -46,7 +49,7 @@ def test_a_round_that_came_twice_counts_once_and_other_runs_stay_out(tmp_path: P
     for run, loss in (("other", 9.0), ("run", 2.0), ("run", 1.0)):
         note_round(tmp_path, replace(PLAN, run=run), "knee", {"loss": loss})
     write_report(tmp_path, PLAN, "knee", summary, data, tmp_path / "ledger.jsonl")
-    content = json.loads((tmp_path / "summary.json").read_text())
+    content = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert [line["loss"] for line in content["round_metrics"]] == [1.0]
-    assert "&lt;b&gt;" in (tmp_path / "report.html").read_text()
+    assert "&lt;b&gt;" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert what_left(tmp_path / "ledger.jsonl", "run") == []

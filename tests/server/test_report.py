@@ -44,7 +44,7 @@ def get(port: int, path: str = "/", method: str = "GET", host: str = "localhost"
 
 
 def test_a_run_that_stopped_says_so_and_shows_its_rounds(state: Path) -> None:
-    page = write_report(state).read_text()
+    page = write_report(state).read_text(encoding="utf-8")
     check_page(page, told_by(state))
     assert "This run is not finished" in page
     assert page.count("it holds the records &lt;script&gt;") == 1  # the same refusal once
@@ -57,9 +57,9 @@ def test_the_page_of_a_finished_run_shows_what_was_released_and_keeps_it_in_the_
     write_json(
         state / "summary.json", {"mean": {"dice": 0.75}, "worst_site": None, "sites": {"ankle": {}, "knee": released}}
     )
-    write_json(state / "run.json", json.loads((state / "run.json").read_text()) | {"finished": True})
-    page = write_report(state).read_text()
-    check_page(page, json.loads((state / "summary.json").read_text()))
+    write_json(state / "run.json", json.loads((state / "run.json").read_text(encoding="utf-8")) | {"finished": True})
+    page = write_report(state).read_text(encoding="utf-8")
+    check_page(page, json.loads((state / "summary.json").read_text(encoding="utf-8")))
     assert "structure_1" in page
     assert "Without a score: ankle." in page
     assert "not finished" not in page

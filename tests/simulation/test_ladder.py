@@ -97,7 +97,7 @@ def test_the_table_holds_each_rung_against_its_twin_and_local_training(folders, 
     for run in planned:
         better = {"local": 0.40, "dsl_2": 0.50, "dsl_pooled": 0.55, "dsl_msc_2_int8": 0.31}.get(run.key.rung.name, 0.30)
         finish(run, better + 0.02 * run.key.fold * (run.key.rung.name == "dsl_2"))
-        line = '{"bytes_to_site": 2000000, "bytes_from_site": 500000}\n'
+        line = '{"round": 1, "site": "knee", "bytes_to_site": 2000000, "bytes_from_site": 500000}\n'
         write_text(run.folder / "round_metrics.jsonl", 2 * line if run.key.rung.name == "dsl_2" else "")
         write_text(run.folder / "autoencoder_round_metrics.jsonl", line if run.key.rung.name == "dsl_2" else "")
     with open(tmp_path / "printed", "w+", encoding="utf-8") as printed:

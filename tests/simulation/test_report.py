@@ -31,8 +31,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("mode", ["federated", "centralised"])
 def test_a_run_ends_with_a_page_whose_numbers_are_in_its_summary(runs: dict[str, Path], mode: str) -> None:
-    page = (runs[mode] / "report.html").read_text()
-    summary = json.loads((runs[mode] / "summary.json").read_text())
+    page = (runs[mode] / "report.html").read_text(encoding="utf-8")
+    summary = json.loads((runs[mode] / "summary.json").read_text(encoding="utf-8"))
     check_page(page, summary)
     for word in ("knee_exam_0", "ankle_bone_3", "Training loss", "Validation Dice", "torch", "federation.rounds"):
         assert word in page
@@ -45,10 +45,10 @@ def test_a_run_ends_with_a_page_whose_numbers_are_in_its_summary(runs: dict[str,
 
 def test_a_run_that_was_interrupted_has_a_page_that_says_so(runs: dict[str, Path], tmp_path: Path) -> None:
     for name in ("config.yaml", "facts.json"):
-        (tmp_path / name).write_text((runs["federated"] / name).read_text())
-    lines = (runs["federated"] / "round_metrics.jsonl").read_text().splitlines(keepends=True)
+        (tmp_path / name).write_text((runs["federated"] / name).read_text(encoding="utf-8"))
+    lines = (runs["federated"] / "round_metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (tmp_path / "round_metrics.jsonl").write_text("".join(lines[:5])[:-20])
-    page = report([tmp_path]).read_text()
+    page = report([tmp_path]).read_text(encoding="utf-8")
     assert "This run is not finished" in page
     assert "Training loss" in page
     assert "knee_exam_0" in page
@@ -56,11 +56,13 @@ def test_a_run_that_was_interrupted_has_a_page_that_says_so(runs: dict[str, Path
 
 
 def test_two_runs_lie_side_by_side(runs: dict[str, Path], tmp_path: Path) -> None:
-    page = report(list(runs.values()), tmp_path / "both").read_text()
-    content = json.loads((tmp_path / "both" / "summary.json").read_text())
+    page = report(list(runs.values()), tmp_path / "both").read_text(encoding="utf-8")
+    content = json.loads((tmp_path / "both" / "summary.json").read_text(encoding="utf-8"))
     check_page(page, content)
     assert [method["title"] for method in content["methods"]] == ["dsl, federated", "dsl, centralised"]
-    own, other = (json.loads((runs[m] / "summary.json").read_text()) for m in ("centralised", "federated"))
+    own, other = (
+        json.loads((runs[m] / "summary.json").read_text(encoding="utf-8")) for m in ("centralised", "federated")
+    )
     by_site = {line["site"]: line for line in content["differences"]}
     dice = {
         s: 100 * (own["sites"][s]["foreground_mean"]["dice"] - other["sites"][s]["foreground_mean"]["dice"])
@@ -82,7 +84,10 @@ def test_a_study_compares_over_folds_and_counts_what_is_missing(tmp_path: Path) 
     for run in plan_runs(config, {"att_unet": compose_network(words, "att_unet")}, tmp_path):
         finish(run, strategies[run.key.strategy] + 0.01 * run.key.fold * (run.key.strategy == "dsl"))
     simulate(config, tmp_path, Console(quiet=True), words)
-    page, content = (tmp_path / "report.html").read_text(), json.loads((tmp_path / "summary.json").read_text())
+    page, content = (
+        (tmp_path / "report.html").read_text(encoding="utf-8"),
+        json.loads((tmp_path / "summary.json").read_text(encoding="utf-8")),
+    )
     check_page(page, content)
     (mean,) = [line for line in content["differences"] if line["site"] == "mean of sites"]
     reach = 4.302653 * 1.0 / 3**0.5  # Student's t of two degrees of freedom, deviation of 10, 11, 12
@@ -93,7 +98,7 @@ def test_a_study_compares_over_folds_and_counts_what_is_missing(tmp_path: Path) 
 
     (tmp_path / "runs/att_unet/dsl/fold_2/summary.json").unlink()
     (tmp_path / "summary.json").unlink()
-    assert "This study is not finished" in report([tmp_path]).read_text()
+    assert "This study is not finished" in report([tmp_path]).read_text(encoding="utf-8")
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
