@@ -21,6 +21,7 @@ from mtmd_core.evaluation import SiteScores
 from mtmd_core.models import save_model
 from mtmd_core.networks.build import count_parameters
 from mtmd_core.objectives import PriorTerm
+from mtmd_core.page.best_effort import best_effort
 from mtmd_core.page.exams import describe
 from mtmd_core.prototypes import Minimum
 from mtmd_core.strategies import FEDERATED_STRATEGIES, Contrast, strategy_named
@@ -126,7 +127,8 @@ class Site:
         if plan.tell_slices:
             metrics["training_slices"] = learner.slices
         if self.results is not None:
-            note_round(self.results, plan, self.name, metrics)
+            with best_effort("the round's line on the site's page"):
+                note_round(self.results, plan, self.name, metrics)
         prototypes = learner.prototypes(plan, terms, self.policy)
         learner.remember(plan, self.state)
         return self._receipt(plan), metrics, prototypes
@@ -157,10 +159,12 @@ class Site:
             self.summary["privacy"] = privacy
         if self.results is not None:
             save_model(self.results / "model.safetensors", learner.network, learner.card)
-            ledger = self.outbox.ledger.path if self.outbox.ledger is not None else None
-            data = describe(learner.data, learner.split)
-            write_report(self.results, plan, self.name, self.summary, data, ledger)
+            write_json(self.results / "summary.json", self.summary)
             write_json(self.results / "slice_scores.json", scores.slices)
+            ledger = self.outbox.ledger.path if self.outbox.ledger is not None else None
+            with best_effort("the site's page"):
+                data = describe(learner.data, learner.split)
+                write_report(self.results, plan, self.name, self.summary, data, ledger)
         return self._receipt(plan), scores.metrics("test")
 
     def _validate(self, learner: Learner, plan: RoundPlan) -> Metrics:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtmd_core.arguments import CommandParser
 from mtmd_core.errors import MtmdError, RunFailedError
+from mtmd_core.page.best_effort import best_effort
 from mtmd_core.processes import Interrupted, exclusive, free_port, signals_as_exceptions
 
 from .admission_commands import admit, revoke, sites
@@ -188,7 +189,8 @@ def serve(settings: ServerSettings, given: Mapping[str, Any]) -> int:
                 door.end(settings.grace_seconds)
             superlink.end(settings.grace_seconds)
             if submitted is not None:
-                print(f"the run's page: {write_report(settings.state)}")
+                with best_effort("the run's page"):
+                    print(f"the run's page: {write_report(settings.state)}")
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from mtmd_core.config_checks import checked
 from mtmd_core.config_files import compose, save_config
 from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError, MtmdError, RunFailedError
+from mtmd_core.page.best_effort import best_effort
 from mtmd_core.processes import exclusive
 
 CONFIG_NAME = "simulate"
@@ -63,7 +64,7 @@ def _report_unfinished(folder: Path) -> None:
     """A page on what an interrupted command had reached, if there is anything yet."""
     from .report import report
 
-    with contextlib.suppress(MtmdError):
+    with contextlib.suppress(MtmdError), best_effort("the page"):
         print(f"mtmd-simulate: what it had reached is in {report([folder])}", file=sys.stderr)
 
 
@@ -105,8 +106,9 @@ def _simulate(config: RunConfig, folder: Path, console: Console, words: Sequence
         summary = study(config, words, folder, console)
     summary["seconds"] = round(time.monotonic() - started, 1)
     write_json(folder / "summary.json", summary)  # whatever may become of the page
-    summary = write_report(folder, summary, console)
-    write_json(folder / "summary.json", summary)
+    with best_effort("the page"):
+        summary = write_report(folder, summary, console)
+        write_json(folder / "summary.json", summary)
     console.print(f"{time.monotonic() - started:.0f} s; all files are in {folder}", markup=False)
     if summary.get("failures"):
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in summary["failures"].items())

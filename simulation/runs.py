@@ -12,6 +12,7 @@ from mtmd_core.config_files import decisive_words, load_config, save_config
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError
+from mtmd_core.page.best_effort import best_effort
 
 from .centralised import run_centralised, total_steps
 from .progress import RunDisplay
@@ -45,9 +46,11 @@ def run(config: RunConfig, sites: dict[str, SiteData], folder: Path, console: Co
     with RunDisplay(steps, console) as display:
         summary, scores = train(config, sites, folder, display)
     facts = {"seconds": round(time.monotonic() - started, 1), "encoder_weights": config.network.encoder_weights}
-    summary = facts | summary | told_by(folder)
+    summary = facts | summary
     write_json(folder / SLICE_SCORES, {site: own.slices for site, own in scores.items()})
-    write_run_page(folder, summary)
+    with best_effort("the run's page"):
+        summary |= told_by(folder)
+        write_run_page(folder, summary)
     write_json(folder / SUMMARY, summary)  # last: it says that the run is finished
     _print_scores(summary, folder, console)
     return summary

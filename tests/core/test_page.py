@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mtmd_core.page.best_effort import best_effort
 from mtmd_core.page.charts import DASHES, Interval, Line, interval_chart, line_chart, ticks
 from mtmd_core.page.document import Section, document
 from mtmd_core.page.figures import figures
@@ -92,3 +93,12 @@ def test_a_site_that_released_nothing_is_named(tmp_path: Path) -> None:
     summary = {"sites": {"ankle": {}, "knee": {"foreground_mean": {"dice": 0.25}}}}
     assert "Without a score: ankle." in scores(summary)
     assert "No site has released" in scores({"sites": {"ankle": {}}})
+
+
+def test_a_page_that_fails_costs_nothing_else_and_is_told(caplog):
+    with best_effort("the page"):
+        raise KeyError("a number that nobody measured")
+    assert "the page could not be written; nothing else is lost" in caplog.text
+    assert "a number that nobody measured" in caplog.text
+    with pytest.raises(KeyboardInterrupt), best_effort("the page"):
+        raise KeyboardInterrupt
