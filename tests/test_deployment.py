@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from cryptography.hazmat.primitives import serialization
 from rich.console import Console
 from tiny_sites import run_words, write_sites
 
 from mtmd_core.config_files import compose
+from mtmd_core.credentials import load_private_key
+from mtmd_core.processes import installed_command
 from mtmd_core.tensor_files import load_tensors
 from simulation.command import simulate
 
@@ -178,3 +181,81 @@ def test_a_signal_ends_every_child_on_both_sides(
         process.send_signal(how)
         assert process.wait(60) == 128 + how
         assert not any(map(alive, family))
+
+
+def mtmd(folder: Path, module: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=WAIT_SECONDS,
+    )
+
+
+def wait_for_words(log: Path, words: str) -> None:
+    """Until a log says them."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while words not in log.read_text():
+        assert time.monotonic() < deadline, f"{log} never said '{words}': {log.read_text()}"
+        time.sleep(0.05)
+
+
+def test_enrolled_sites_train_over_one_encrypted_port_that_serves_nobody_else(
+    tmp_path: Path, commands: list[subprocess.Popen]
+) -> None:
+    """From `init` to the last round: refused before it is admitted, admitted while the server runs, revoked in mid-run.
+
+    ``flwr`` gets nothing through the open port, with whatever credential.
+    """
+    folders, port, server = write_sites(tmp_path / "data", sites={"ankle": 2, "knee": 1}), free_port(), "server.command"
+    assert mtmd(tmp_path, server, "init", "--name", "localhost").returncode == 0
+    authority = tmp_path / "federation" / "tls" / "authority.pem"
+    enrolled = [
+        mtmd(
+            tmp_path, "client.command", "enroll", "--site", site, "--data", str(folder), "--threads", "1",
+            "--server", f"localhost:{port}", "--authority", str(authority),
+        ) for site, folder in folders.items()
+    ]  # fmt: skip
+    assert [done.returncode for done in enrolled] == [0, 0], enrolled
+    assert mtmd(tmp_path, server, "admit", "sites/knee/knee-card.json").returncode == 0
+
+    rounds = ("federation.rounds=12", "federation.quorum=1", "federation.validate_every_rounds=99")
+    running = start(
+        commands, tmp_path / "server.log", server, "--sites", "2", "--port", str(port),
+        *(word for word in run_words(folders, *rounds) if not word.startswith("sites=")),
+    )  # fmt: skip
+    knee = start(commands, tmp_path / "knee.log", "client.command", "--site", "knee")
+    wait_for_words(tmp_path / "knee.log", "joined localhost")
+    early = mtmd(tmp_path, "client.command", "--site", "ankle")
+    assert (early.returncode, "does not let ankle in" in early.stderr) == (3, True), early
+    assert mtmd(tmp_path, server, "admit", "sites/ankle/ankle-card.json").returncode == 0
+    ankle = start(commands, tmp_path / "ankle.log", "client.command", "--site", "ankle")
+
+    wait_for_round(tmp_path / "federation", 2)
+    home = tmp_path / "flwr"
+    home.mkdir()
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "it"\n[superlink.it]\naddress = "localhost:{port}"\nroot-certificates = "{authority}"\n'
+    )
+    key = tmp_path / "key.pub"
+    private = load_private_key(tmp_path / "sites" / "ankle" / "site.key")
+    formats = (serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    key.write_bytes(private.public_key().public_bytes(*formats))
+    tried = [
+        subprocess.run(
+            [installed_command("flwr"), *words, "it", "--format", "json"],
+            env={**os.environ, "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"},
+            capture_output=True, text=True, check=False, timeout=WAIT_SECONDS,
+        ).stdout
+        for words in (("run", str(Path(__file__).parents[1] / "server" / "bundle")), ("supernode", "register", str(key)))
+    ]  # fmt: skip
+    assert all('"success": false' in said and "404" in said for said in tried), tried
+
+    assert mtmd(tmp_path, server, "revoke", "ankle").returncode == 0
+    assert ankle.wait(WAIT_SECONDS) == 3
+    assert "ankle was revoked on" in (tmp_path / "ankle.log").read_text()
+    assert (running.wait(WAIT_SECONDS), knee.wait(WAIT_SECONDS)) == (0, 0), (tmp_path / "server.log").read_text()
+    visible = "\n".join(path.read_text(errors="replace") for path in tmp_path.rglob("*.log"))
+    assert "PRIVATE KEY" not in visible
