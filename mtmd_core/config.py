@@ -44,6 +44,7 @@ EXPERIMENTS = (
     "table3",
     "table4",
     "table5",
+    "figures",
 )
 
 
@@ -207,13 +208,15 @@ class PhantomConfig:
 class StudyConfig:
     """Several runs that belong together: every network with every strategy in every fold, ``jobs`` at a time.
 
-    Among ``strategies``, ``transfer`` stands for a transfer from every site.
+    Among ``strategies``, ``transfer`` stands for a transfer from every site. ``folder`` is that of a study, or of one run,
+    whose finished runs ``experiment=figures`` draws.
     """
 
     networks: list[str] = field(default_factory=lambda: ["att_unet"])
     strategies: list[str] = field(default_factory=lambda: ["individual", "shared", "dsl"])
     folds: list[int] = field(default_factory=lambda: [0])
     jobs: int = 1
+    folder: str | None = None
 
 
 @dataclass

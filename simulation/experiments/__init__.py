@@ -1,6 +1,7 @@
 """Runs that belong together: each module is one ``experiment=NAME``, or several of a kind."""
 
 from .demo import run_demo
+from .figures import run_figures
 from .lockstep import run_lockstep
 from .msc_fidelity import run_msc_fidelity
 from .phantoms import run_phantoms
@@ -24,6 +25,7 @@ STUDIES = {
     "table3": run_study,
     "table4": run_table4,
     "table5": run_table5,
+    "figures": run_figures,
 }
 """The same for experiments that compose runs themselves: functions of configuration, the words that it was composed with,
 folder and console. They read no exams before they know which are needed. ``failures`` in their summary (run → reason) ends
