@@ -46,6 +46,7 @@ EXPERIMENTS = (
     "table3",
     "table4",
     "table5",
+    "figures",
 )
 
 
@@ -215,7 +216,8 @@ class StudyConfig:
     """Several runs that belong together: every network with every strategy in every fold, ``jobs`` at a time.
 
     Among ``strategies``, ``transfer`` stands for a transfer from every site. ``local_steps`` are those a round that
-    ``experiment=ladder`` compares.
+    ``experiment=ladder`` compares. ``folder`` is that of a study, or of one run, whose finished runs ``experiment=figures``
+    draws.
     """
 
     networks: list[str] = field(default_factory=lambda: ["att_unet"])
@@ -223,6 +225,7 @@ class StudyConfig:
     folds: list[int] = field(default_factory=lambda: [0])
     local_steps: list[int] = field(default_factory=lambda: [1, 10, 100])
     jobs: int = 1
+    folder: str | None = None
 
 
 @dataclass

@@ -118,6 +118,7 @@ def plane_map(embeddings: NDArray, seed: int) -> PlaneMap:
     """
     from sklearn.decomposition import PCA  # slow to import, and needed for pictures alone
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     count, length = embeddings.shape
     if count < FEWEST_FOR_A_MAP:
@@ -128,7 +129,9 @@ def plane_map(embeddings: NDArray, seed: int) -> PlaneMap:
     if length > PRINCIPAL_COMPONENTS:
         points = PCA(min(PRINCIPAL_COMPONENTS, count), svd_solver="full").fit_transform(points)
     tsne = TSNE(perplexity=perplexity, learning_rate=LEARNING_RATE, init="pca", random_state=_for_numpy(seed))
-    return PlaneMap(tsne.fit_transform(points).astype(np.float64), perplexity)
+    with threadpool_limits(1):  # threads that wait for each other cost more than they save on so few points
+        places = tsne.fit_transform(points)
+    return PlaneMap(places.astype(np.float64), perplexity)
 
 
 def _unit(domain: str, embeddings: NDArray) -> NDArray[np.float64]:

@@ -1,10 +1,14 @@
-"""Predictions beside ground truth, drawn on the slices of whole exams."""
+"""Slices of exams, with outlines of structures over them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLOURS = ("#d55e00", "#0072b2", "#f0e442", "#cc79a7", "#009e73", "#56b4e9")
 """One a structure; told apart by the colour-blind (Okabe and Ito 2008)."""
@@ -27,13 +31,45 @@ def draw_contours(rows: list[LabelledSlice], path: Path) -> None:
     figure = Figure(figsize=(3.2 * len(columns), 3.4 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), len(columns), squeeze=False)
     for panels_of_row, row in zip(panels, rows, strict=True):
-        low, high = np.percentile(row.image, (1, 99.5))
         for panel, column in zip(panels_of_row, columns, strict=True):
-            panel.imshow(row.image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-            for label in range(1, int(row.labels[column].max()) + 1):
-                mask = row.labels[column] == label
-                if mask.any():
-                    panel.contour(mask, levels=[0.5], colors=[COLOURS[(label - 1) % len(COLOURS)]], linewidths=1.4)
+            show_slice(panel, row.image)
+            outline(panel, row.labels[column])
             panel.set_title(f"{row.title}: {column}", fontsize=9)
             panel.set_axis_off()
     figure.savefig(path, dpi=100)
+
+
+def fullest_slice(labels: np.ndarray) -> int:
+    """The slice of an exam, [S, H, W], with the most structure; the first one if there are several."""
+    return int(np.argmax((labels > 0).sum(axis=(1, 2))))
+
+
+def upright(plane: np.ndarray) -> np.ndarray:
+    """A slice as it is shown: canonical axes run right, anterior and superior, and the later one points upwards."""
+    return np.rot90(plane)
+
+
+def show_slice(panel: "Axes", image: np.ndarray) -> None:
+    """Draw a slice [H, W] in grey, its darkest and brightest pixels saturated."""
+    low, high = np.percentile(image, (1, 99.5))
+    panel.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+
+
+def outline(panel: "Axes", labels: np.ndarray) -> None:
+    """Draw the outlines of a label map's structures, [H, W], each in its colour."""
+    for label in range(1, int(labels.max()) + 1):
+        mask = labels == label
+        if mask.any():
+            panel.contour(mask, levels=[0.5], colors=[colour_of(label)], linewidths=1.4)
+
+
+def colour_of(label: int) -> str:
+    """A structure's colour; from the seventh on they come again."""
+    return COLOURS[(label - 1) % len(COLOURS)]
+
+
+def bare(panel: "Axes") -> None:
+    """Take away a panel's frame and ticks, and leave its labels."""
+    panel.set(xticks=[], yticks=[])
+    for side in panel.spines.values():
+        side.set_visible(False)

@@ -13,7 +13,7 @@ from mtmd_core.devices import choose_device
 from mtmd_core.inference import predict_probabilities
 from mtmd_core.models import load_model
 
-from ..pictures import LabelledSlice, draw_contours
+from ..pictures import LabelledSlice, draw_contours, fullest_slice, upright
 from ..runs import run
 
 ALONE, FEDERATED = "each site alone", "federation"
@@ -44,16 +44,15 @@ def _rows(config: RunConfig, sites: dict[str, SiteData], folders: dict[str, Path
     rows, device = [], choose_device(config.device)
     for site, data in sites.items():
         exam = list(data.exams.values())[config.fold]
-        place = int(np.argmax((exam.labels > 0).sum(axis=(1, 2))))
+        place = fullest_slice(exam.labels)
         labels = {"ground truth": np.array(exam.labels[place])}
         for title, folder in folders.items():
             network, card = load_model(folder / "models" / f"{site}.safetensors")
             domain = card.site(site).space.domain
             scores = predict_probabilities(network.to(device), domain, exam.images[place : place + 1])
             labels[title] = scores[0].argmax(dim=0).cpu().numpy()
-        # Canonical axes run right, anterior and superior: shown with the later one upwards.
-        turned = {title: np.rot90(label) for title, label in labels.items()}
-        rows.append(LabelledSlice(site, np.rot90(exam.images[place]), turned))
+        shown = {title: upright(label) for title, label in labels.items()}
+        rows.append(LabelledSlice(site, upright(exam.images[place]), shown))
     return rows
 
 
