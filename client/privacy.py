@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 TIGHT_UPTO = 100.0
 """Sum of 1/multiplier² over releases, up to which ε is computed from privacy loss distributions; it is some 90 there."""
+STEP = 1e-3
+"""Step of the privacy loss, always rounded up: ten times coarser than the library's own, and ten times as fast."""
 LOOSE_ORDERS = [1 + 10**exponent for exponent in (x / 10 for x in range(-50, 11))]
 """Orders of the Rényi divergences: close to 1, as large ε wants them."""
 DELTA = 1e-5
@@ -126,7 +128,7 @@ def _accountant(loose: bool = False) -> tuple:
             "noise on prototypes needs an accountant, which is not installed: pip install 'mtmd[privacy]', or set "
             "noise_multiplier to 0."
         ) from None
-    return dp_event, RdpAccountant(LOOSE_ORDERS) if loose else PLDAccountant()
+    return dp_event, RdpAccountant(LOOSE_ORDERS) if loose else PLDAccountant(value_discretization_interval=STEP)
 
 
 def _read(path: Path) -> Counter[float]:

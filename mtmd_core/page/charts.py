@@ -100,7 +100,7 @@ def ticks(low: float, high: float, whole: bool = False) -> list[float]:
     >>> ticks(0.13, 0.92)
     [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     >>> ticks(1, 6, whole=True)
-    [0.0, 2.0, 4.0, 6.0]
+    [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
     """
     span = high - low or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / _TICKS))

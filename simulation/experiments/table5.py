@@ -89,7 +89,7 @@ def together(parts: Iterable[Similarity]) -> Similarity:
     """Similarities of several folds as if their pairs had been drawn in one: the variance between folds is added.
 
     >>> together([Similarity(10, 0.2, 0.0, 0.2), Similarity(10, 0.6, 0.0, 0.6)])
-    Similarity(pairs=20, mean=0.4, deviation=0.2, expected=0.4)
+    Similarity(pairs=20, mean=0.4, deviation=0.19..., expected=0.4)
     """
     pairs, means, deviations, expected = (np.array(column) for column in zip(*parts, strict=True))
     mean = np.average(means, weights=pairs)

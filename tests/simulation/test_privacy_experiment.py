@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 from tiny_sites import run_words, write_sites
 
@@ -20,7 +21,8 @@ WORDS = (
 )
 
 
-def test_noise_is_priced_in_epsilon_and_in_the_gradient(tmp_path: Path) -> None:
+def test_noise_is_priced_in_epsilon_and_in_the_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simulation.experiments.privacy.MULTIPLIERS", (0.0, 0.3, 1.0, 3.0))
     sites = write_sites(tmp_path / "sites", exams=5, slices=18)
     words = run_words(sites, f"data.cache_dir='{tmp_path / 'cache'}'", *WORDS)
     simulate(compose("simulate", words), tmp_path / "out", Console(quiet=True), words)
