@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,7 @@ class EventLog:
 
 def events(path: Path) -> Iterator[dict[str, Any]]:
     """The events of a log, oldest first, those of full files included; lines that a crash cut short are left out."""
-    files = [path.with_name(f"{path.name}.{number}") for number in range(KEPT, 0, -1)]
-    for file in (*files, path):
+    for file in (*_full_files(path), path):
         if file.is_file():
             for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
@@ -46,9 +46,13 @@ def events(path: Path) -> Iterator[dict[str, Any]]:
                     continue
 
 
+def _full_files(path: Path) -> list[Path]:
+    """Where full files lie, the oldest first."""
+    return [path.with_name(f"{path.name}.{number}") for number in range(KEPT, 0, -1)]
+
+
 def _put_aside(path: Path) -> None:
-    names = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, KEPT + 1))]
-    for older, newer in zip(reversed(names), list(reversed(names))[1:], strict=False):
+    for older, newer in pairwise([*_full_files(path), path]):
         if newer.exists():
             newer.replace(older)
 

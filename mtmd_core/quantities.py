@@ -9,11 +9,13 @@ RECENT = 10
 
 
 def say_duration(seconds: float) -> str:
-    """Seconds in the two largest units that say something.
+    """Seconds in the two largest units that say something; below ten, to a tenth.
 
-    >>> [say_duration(seconds) for seconds in (0.4, 59, 61, 7260, 200000)]
-    ['0 s', '59 s', '1 min 1 s', '2 h 1 min', '2 d 7 h']
+    >>> [say_duration(seconds) for seconds in (0.42, 59, 61, 7260, 200000)]
+    ['0.4 s', '59 s', '1 min 1 s', '2 h 1 min', '2 d 7 h']
     """
+    if seconds < 9.95:
+        return f"{round(seconds, 1):g} s"
     left = round(seconds)
     parts = []
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
@@ -23,7 +25,7 @@ def say_duration(seconds: float) -> str:
     return " ".join(part for part in parts[:2] if not part.startswith("0 ") or len(parts) == 1)
 
 
-def say_bytes(count: int) -> str:
+def say_bytes(count: float) -> str:
     """Bytes in decimal units.
 
     >>> [say_bytes(count) for count in (0, 999, 34_911_232)]
@@ -34,7 +36,7 @@ def say_bytes(count: int) -> str:
         if size < 1000:
             break
         size, unit = size / 1000, larger
-    return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
+    return f"{count:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
 
 
 def seconds_a_round(ends: Sequence[float]) -> float | None:

@@ -21,6 +21,7 @@ from mtmd_core.config_checks import checked
 from mtmd_core.config_files import compose
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.processes import uninterrupted
+from mtmd_core.quantities import say_duration
 from mtmd_core.strategies import TRANSFERS
 
 from .data import load_sites, make_phantoms
@@ -230,12 +231,12 @@ def _make(
             durations.append(seconds)
             left = len(pending) - len(durations)
             wait = sum(durations) / len(durations) * left / min(jobs, max(left, 1))
-            rest = f"{left} left, about {_duration(wait)}" if left else "all done"
+            rest = f"{left} left, about {say_duration(wait)}" if left else "all done"
             bar.update(task, advance=1, left=rest)
             if failure is None and (summary := finished_summary(run.config, run.folder)) is not None:
                 summaries[run.key] = summary
                 scores = " · ".join(f"{site} {_number(dice)}" for site, dice in dice_of(summary).items())
-                line = f"{run.key}: Dice {scores}, {_duration(seconds)}"
+                line = f"{run.key}: Dice {scores}, {say_duration(seconds)}"
             else:
                 failures[run.key] = failure or "it ended without a summary"
                 line = f"{run.key} failed: {failures[run.key]}"
@@ -271,10 +272,3 @@ def _cores() -> int:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def _duration(seconds: float) -> str:
-    """Seconds as a person says them: 42 s, 12 min, 3.5 h."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from mtmd_core.quantities import say_bytes, say_duration
+
 from .html import Html, element
 
 UNDEFINED = "–"
@@ -84,35 +86,19 @@ def size(count: int | None) -> Number:
     """A number of bytes.
 
     >>> size(544840)
-    '<data value="544840">545 kB</data>'
+    '<data value="544840">544.8 kB</data>'
     """
     if count is None:
         return Number(UNDEFINED)
-    return Number(element("data", size_in_words(count), value=count))
-
-
-def size_in_words(count: float) -> str:
-    """Bytes in the unit that leaves up to three digits before the point."""
-    for unit, power in (("GB", 9), ("MB", 6), ("kB", 3)):
-        if count >= 10**power:
-            value = count / 10**power
-            return f"{value:.{0 if value >= 100 else 1}f} {unit}"
-    return f"{count:.0f} B"
+    return Number(element("data", say_bytes(count), value=count))
 
 
 def duration(seconds: float | None) -> Number:
     """Seconds as a person says them.
 
     >>> duration(95.2), duration(5000.0)
-    ('<data value="95.2">95 s</data>', '<data value="5000.0">83 min</data>')
+    ('<data value="95.2">1 min 35 s</data>', '<data value="5000.0">1 h 23 min</data>')
     """
     if seconds is None:
         return Number(UNDEFINED)
-    return Number(element("data", duration_in_words(seconds), value=repr(seconds)))
-
-
-def duration_in_words(seconds: float) -> str:
-    """The same without markup."""
-    if seconds < 120:
-        return f"{seconds:.{1 if seconds < 10 else 0}f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return Number(element("data", say_duration(seconds), value=repr(seconds)))

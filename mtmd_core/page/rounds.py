@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from mtmd_core.event_log import events
+from mtmd_core.quantities import say_bytes, say_duration
 
 from .charts import Line, legend, line_chart
 from .html import Html, element, join
-from .numbers import duration, duration_in_words, number, significant, size, size_in_words
+from .numbers import duration, number, significant, size
 from .tables import folded, table
 
 Lines = Sequence[Mapping[str, Any]]
@@ -80,8 +81,8 @@ def curves(lines: Lines) -> Html:
             "{:.3g}".format,
             place=lambda line: line.get("validated_round", line[x_title]),
         ),
-        chart("Bytes to and from the site", _sum("bytes_to_site", "bytes_from_site"), size_in_words),
-        chart("Seconds of training and evaluation", _sum("seconds_training", "seconds_evaluation"), duration_in_words),
+        chart("Bytes to and from the site", _sum("bytes_to_site", "bytes_from_site"), say_bytes),
+        chart("Seconds of training and evaluation", _sum("seconds_training", "seconds_evaluation"), say_duration),
     )
     drawn = [each for each in charts if each]
     return join([legend(names), element("div", *drawn, class_="charts")]) if drawn else Html()

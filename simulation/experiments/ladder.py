@@ -1,6 +1,5 @@
 """``experiment=ladder``: what talking to each other buys, rung by rung from sites alone to pooled training."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from rich.table import Column, Table
 
 from mtmd_core.config import RunConfig
 from mtmd_core.durable import write_csv
+from mtmd_core.page.rounds import read_lines, totals
 from mtmd_core.statistics import Difference, mean_and_deviation
 
 from ..comparison import UNDEFINED, Method, Row, empty_if_undefined
@@ -46,12 +46,8 @@ def run_ladder(config: RunConfig, words: Sequence[str], folder: Path, console: C
 
 def traffic(folder: Path) -> tuple[float, float]:
     """Bytes to the sites and from them in all rounds of a federation, its auto-encoder's too; 0 without a federation."""
-    towards, back = 0, 0
-    for path in folder.glob("*round_metrics.jsonl"):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
-            towards, back = towards + record.get("bytes_to_site", 0), back + record.get("bytes_from_site", 0)
-    return towards, back
+    sums = [own for path in folder.glob("*round_metrics.jsonl") for own in totals(read_lines(path)).values()]
+    return tuple(sum(own.get(word, 0) for own in sums) for word in ("bytes_to_site", "bytes_from_site"))
 
 
 def _method(rung: Rung, outcome: Outcome, config: RunConfig) -> Method:
