@@ -44,7 +44,7 @@ def build_network(config: NetworkConfig, domains: Mapping[str, int], seed: int) 
     Raises:
         ConfigurationError: for an unknown network, or if the weights that are asked for cannot be had.
     """
-    network = _uninitialised(config, domains)
+    network = uninitialised(config, domains)
     initialise(network, seed)
     if config.encoder_weights != NO_WEIGHTS:
         if not isinstance(network, PretrainedUNet):
@@ -59,7 +59,7 @@ def build_network(config: NetworkConfig, domains: Mapping[str, int], seed: int) 
 def count_parameters(config: NetworkConfig) -> int:
     """Shared parameters of a network, counted without allocating any of them or looking for an encoder's weights."""
     with torch.device("meta"):
-        network = _uninitialised(config, {})
+        network = uninitialised(config, {})
     return sum(parameter.numel() for parameter in network.parameters())
 
 
@@ -70,7 +70,7 @@ def embedding_sizes(config: NetworkConfig) -> list[int]:
     [32, 64, 128, 256, 512, 256, 128, 64, 32]
     """
     with torch.device("meta"):
-        network = _uninitialised(config, {"one": 2})
+        network = uninitialised(config, {"one": 2})
         if isinstance(network, Autoencoder):
             output = network({"one": torch.empty(2, 2, 64, 64)}, embeddings=True)
         else:
@@ -78,7 +78,12 @@ def embedding_sizes(config: NetworkConfig) -> list[int]:
     return [scale.shape[1] for scale in output.embeddings]
 
 
-def _uninitialised(config: NetworkConfig, domains: Mapping[str, int]) -> nn.Module:
+def uninitialised(config: NetworkConfig, domains: Mapping[str, int]) -> nn.Module:
+    """The layers alone; under ``torch.device("meta")`` they take no memory.
+
+    Raises:
+        ConfigurationError: for an unknown network.
+    """
     if config.name in WITH_WIDTH:
         return WITH_WIDTH[config.name](domains, config.width)
     if config.name in PRETRAINED:
