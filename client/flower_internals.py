@@ -2,8 +2,8 @@
 
 Flower offers no public way to run a ClientApp in a process that stays warm between messages, nor one that ignores the
 code a coordinator sends. Both take the Runtime API that a SuperNode serves to its own machine, as Flower's ``flwr-clientapp``
-does (``flwr/supernode/runtime/run_clientapp.py``), with two differences: the bundle that comes with a task is never looked
-at, and the text of an exception never becomes part of a reply.
+does (``flwr/supernode/runtime/run_clientapp.py``), with two differences: the bundle that comes with a task is never unpacked,
+and the text of an exception never becomes part of a reply.
 """
 
 import sys
@@ -103,10 +103,10 @@ class Task:
                 self._heartbeat.stop()
             self._client.close()
 
-    def pull(self) -> tuple[Message, Context]:
-        """The message and its context; the bundle that comes along is dropped unread."""
-        message, self._context, _run, _bundle = pull_task_input(self._client)
-        return message, self._context
+    def pull(self) -> tuple[Message, Context, bytes]:
+        """The message, its context, and the bundle that comes along: bytes that nobody here unpacks."""
+        message, self._context, _run, bundle = pull_task_input(self._client)
+        return message, self._context, bundle.content
 
     def reply(self, message: Message) -> None:
         """Push a reply made by the app."""

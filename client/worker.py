@@ -26,6 +26,7 @@ from mtmd_core.errors import MtmdError, RunFailedError, site_error_of
 from mtmd_core.processes import die_with_parent
 from mtmd_core.wire import PLAN, to_record
 
+from .bundle import check_bundle
 from .settings import SiteSettings, from_plain
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def serve(
 
 
 def answer(runtime: "Runtime", token: str, app: Callable[..., Any], tell: Tell) -> None:
-    """Pull the claimed message, let the app answer it, push the reply.
+    """Pull the claimed message, let the app answer it, push the reply; one that comes with a foreign bundle is refused.
 
     An exception of the app becomes an error reply with one word (:class:`mtmd_core.errors.SiteError`); its text may quote data,
     so it goes to the log on this machine alone.
@@ -134,11 +135,12 @@ def answer(runtime: "Runtime", token: str, app: Callable[..., Any], tell: Tell) 
 
     started = time.monotonic()
     with runtime.task(token) as task:
-        message, context = task.pull()
+        message, context, bundle = task.pull()
         kind, group = message.metadata.message_type, message.metadata.group_id
         visit = _visit(message.content) | {"bytes": array_bytes(message.content)}
         tell("pulled", kind=kind, group=group, metadata=metadata_of(message), **visit)
         try:
+            check_bundle(bundle)
             reply = app(message=message, context=context)
         except Exception as error:
             _log.exception("answering %s of round %s failed", kind, group or "-")
