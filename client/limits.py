@@ -53,18 +53,19 @@ class Limits:
         """
         plans = [plan] if terms.prior is None else [plan, autoencoder_plan(plan, terms.prior)]
         for each in plans:
-            self.require("max_local_steps", max(each.local_steps, each.calibration_batches))
-            self.require("max_batch_size", each.share)
-            self.require("max_slice_size", each.slice_size)
-            self.require("max_parameters", count_parameters(NetworkConfig(each.network, each.width)))
-        self.require("max_sites", 1 + len(terms.others))
+            self.require("max_local_steps", each.local_steps, "local steps")
+            self.require("max_local_steps", each.calibration_batches, "calibration batches")
+            self.require("max_batch_size", each.share, "slices in a batch")
+            self.require("max_slice_size", each.slice_size, "pixels along a slice's side")
+            self.require("max_parameters", count_parameters(NetworkConfig(each.network, each.width)), "parameters")
+        self.require("max_sites", 1 + len(terms.others), "sites' prototypes")
         most = self.most.get("max_memory_mb")
         allowed = self.memory if most is None else most * MEGABYTE
         if allowed is not None:
             self._require_memory(sum(_bytes(each, plan.share, classes) for each in plans), allowed)
 
-    def require(self, limit: str, asked: int) -> None:
-        """Refuse more than a limit.
+    def require(self, limit: str, asked: int, what: str) -> None:
+        """Refuse more than a limit; ``what`` names the things that are counted.
 
         Raises:
             RefusedPlanError: naming it.
@@ -72,7 +73,7 @@ class Limits:
         most = self.most.get(limit)
         if most is not None and asked > most:
             raise RefusedPlanError(
-                f"the plan asks for {asked}, but this site's {limit} is {most}: raise limits.{limit} in site.yaml if so much "
+                f"the plan asks for {asked} {what}, but this site's {limit} is {most}: raise limits.{limit} in site.yaml if so much "
                 "may be asked, or have the coordinator ask for less"
             )
 

@@ -105,7 +105,7 @@ class Site:
         self.check_limits(plan, terms)
         prior = self._prior_term(plan, terms)
         learner = self._learner_for(plan)
-        self.limits.require("max_local_steps", learner.steps(plan))
+        self.limits.require("max_local_steps", learner.steps(plan), "local steps")
         if self.last_plan is not None:
             contrast = None if terms.contrast is None else to_record(terms.contrast)
             write_json(self.last_plan, {"plan": to_record(plan), "contrast": contrast})

@@ -34,7 +34,10 @@ def site(tmp_path: Path) -> Site:
     [
         ({"strategy": "shared", "label_classes": 6}, "takes part in individual, dsl"),
         ({"local_steps": 100_001}, "max_local_steps is 100000"),
-        ({"calibration_batches": 100_001}, "max_local_steps"),
+        (
+            {"calibration_batches": 100_001},
+            "asks for 100001 calibration batches, but this site's max_local_steps is 100000: raise",
+        ),
         ({"share": 257}, "max_batch_size is 256"),
         ({"slice_size": 2048}, "max_slice_size is 1024"),
         ({"width": 4096}, "max_parameters is 500000000"),
@@ -80,7 +83,7 @@ def test_a_plan_beyond_the_sites_own_limits_is_refused(site: Site, change: dict,
         (
             {"strategy": "dsl_ssc"},
             Terms(contrast=CONTRAST, others=({},) * 100),
-            "asks for 101, but this site's max_sites is",
+            "asks for 101 sites' prototypes, but this site's max_sites is",
         ),
         ({"strategy": "dsl_mjap"}, Terms(prior=replace(PRIOR, weight=math.inf)), "weight is inf"),
     ],
@@ -104,7 +107,9 @@ def test_a_site_without_the_auto_encoder_says_so_and_one_that_missed_its_rounds_
 
 
 def test_epochs_that_take_more_steps_than_a_site_allows_are_refused(site: Site) -> None:
-    with pytest.raises(RefusedPlanError, match="asks for 120000, but this site's max_local_steps is 100000"):
+    with pytest.raises(
+        RefusedPlanError, match="asks for 120000 local steps, but this site's max_local_steps is 100000"
+    ):
         site.train(replace(PLAN, local_epochs=40_000, share=4), shared())
 
 
