@@ -73,8 +73,8 @@ class Limits:
         most = self.most.get(limit)
         if most is not None and asked > most:
             raise RefusedPlanError(
-                f"the plan asks for {asked} {what}, but this site's {limit} is {most}: raise limits.{limit} in site.yaml if so much "
-                "may be asked, or have the coordinator ask for less"
+                f"the plan asks for {asked} {what}, but this site's {limit} is {most}: raise limits.{limit} in site.yaml if so "
+                "much may be asked, or have the coordinator ask for less"
             )
 
     def watch(self, steps: int) -> Callable[[int], None]:

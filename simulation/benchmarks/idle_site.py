@@ -4,8 +4,6 @@
 outbox and ledger of a hospital; without arguments it is the worker.
 """
 
-import logging
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,17 +11,14 @@ from typing import Any
 
 import numpy as np
 
-import client.supervisor
-import client.worker
+from client import supervisor, worker
 from client.app import build_client_app
 from client.ledger import Ledger
 from client.outbox import Outbox
 from client.settings import SiteSettings, load_settings
-from client.supervisor import join
 from mtmd_core.config import NetworkConfig
 from mtmd_core.networks.build import build_network
 from mtmd_core.parameters import Partition, partition
-from mtmd_core.processes import start
 from mtmd_core.strategies import Sharing
 from mtmd_core.wire import SHARED, Contribution, Receipt, RoundPlan, SiteFacts, Terms
 
@@ -60,24 +55,13 @@ def open_app(settings: SiteSettings, _tell: Callable[..., None]) -> tuple[Callab
     return build_client_app(site), lambda: site.exit_code
 
 
-def join_idly(state: Path, site: str) -> int:
-    """As ``mtmd-client --site SITE --state STATE``, with an idle worker."""
-
-    def start_idle(command: list[str], *rest: Any, **more: Any) -> Any:
-        return start([__spec__.name if word == "client.worker" else word for word in command], *rest, **more)
-
-    client.supervisor.start = start_idle
-    return join(load_settings(site, {"state": state}), print, lambda: None)
-
-
 def main() -> None:
     """A site or, without arguments, its worker."""
     if len(sys.argv) == 3:
-        sys.exit(join_idly(Path(sys.argv[1]), sys.argv[2]))
-    client.worker.open_app = open_app
-    code = client.worker._run()
-    logging.shutdown()
-    os._exit(code)
+        supervisor.WORKER_MODULE = __spec__.name
+        sys.exit(supervisor.join(load_settings(sys.argv[2], {"state": Path(sys.argv[1])}), print, lambda: None))
+    worker.open_app = open_app
+    worker.run()
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ sys.addaudithook(_note)
 """``sitecustomize.py`` of every process: Python tells it of each call before it is made."""
 COUNTERS = ("IpOutNoRoutes", "Ip6OutNoRoutes", "UdpOutDatagrams", "Udp6OutDatagrams")
 """Of the kernel, for a namespace: packets that had no way to go, and datagrams (a look-up of a name is one)."""
+TIED = (sys.executable, "-m", "mtmd_core.processes")
+"""A command after these words ends with this process, whatever ends it."""
 _GET_FLAGS, _SET_FLAGS, _UP = 0x8913, 0x8914, 1
 
 
@@ -117,7 +119,7 @@ def main(order_file: Path) -> None:
     guard = folder / "guard"
     guard.mkdir()
     (guard / "sitecustomize.py").write_text(GUARD)
-    environment = {**os.environ, "MTMD_TEST_ASKED": str(folder / "asked.jsonl")}
+    environment = {**os.environ, "MTMD_TEST_ASKED": str(folder / "asked.jsonl"), "MTMD_PARENT": str(os.getpid())}
     environment["PYTHONPATH"] = os.pathsep.join([str(guard), *filter(None, [os.environ.get("PYTHONPATH")])])
     proxy = RecordingProxy(order["server_port"])
     before = counters() if order["alone"] else {}
@@ -126,7 +128,12 @@ def main(order_file: Path) -> None:
         words = [word.replace("PORT", str(proxy.port)) for word in words]
         with open(folder / f"{name}.log", "wb") as log:
             running[name] = subprocess.Popen(
-                [sys.executable, *words], stdout=log, stderr=log, cwd=folder, env=environment, start_new_session=True
+                [*TIED, sys.executable, *words],
+                stdout=log,
+                stderr=log,
+                cwd=folder,
+                env=environment,
+                start_new_session=True,
             )
     deadline = time.monotonic() + order["seconds"]
     codes = {}

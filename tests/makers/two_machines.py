@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import outsider
-from recorded_processes import raise_loopback
+from recorded_processes import TIED, raise_loopback
 
 from server.flower_internals import MEDIA_TYPE
 
@@ -80,7 +80,7 @@ def run(order: dict, address: str, on_other: list[str], ports: Callable[[], list
     """Start the server, try everything from the other machine, end the server; ``ports`` are then listened on here."""
     folder = Path(order["log"]).parent
     with open(order["log"], "wb") as log:
-        server = subprocess.Popen([sys.executable, *order["server"]], stdout=log, stderr=log, cwd=folder)
+        server = subprocess.Popen([*TIED, sys.executable, *order["server"]], stdout=log, stderr=log, cwd=folder)
     try:
         wait_for_port(address, order["port"], server, order["seconds"])
         own = int(re.search(r"on 127\.0\.0\.1:(\d+)", Path(order["superlink_log"]).read_text())[1])
