@@ -1,7 +1,7 @@
 """From configuration to a network with reproducible initial weights."""
 
-import math
 import functools
+import math
 from collections.abc import Mapping
 
 import torch
