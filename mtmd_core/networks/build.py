@@ -1,5 +1,6 @@
 """From configuration to a network with reproducible initial weights."""
 
+import functools
 import math
 from collections.abc import Mapping
 
@@ -13,19 +14,9 @@ from mtmd_core.words import nearest
 
 from .att_unet import AttUNet
 from .autoencoder import Autoencoder
-from .dense_unet import DenseUNet
 from .domain_layers import DomainOutput
-from .efficient_unet import EfficientUNet
-from .encoder_weights import read_encoder_weights
-from .inception_unet import InceptionUNet
-from .pretrained_unet import PretrainedUNet
 
 WITH_WIDTH: dict[str, type[nn.Module]] = {"att_unet": AttUNet, AUTOENCODER: Autoencoder}
-PRETRAINED: dict[str, type[PretrainedUNet]] = {
-    "inception_unet": InceptionUNet,
-    "dense_unet": DenseUNet,
-    "efficient_unet": EfficientUNet,
-}
 
 FOREGROUND_PRIOR = 0.05
 """Share of foreground pixels that an untrained network expects."""
@@ -47,19 +38,26 @@ def build_network(config: NetworkConfig, domains: Mapping[str, int], seed: int) 
     network = uninitialised(config, domains)
     initialise(network, seed)
     if config.encoder_weights != NO_WEIGHTS:
-        if not isinstance(network, PretrainedUNet):
+        if config.name in WITH_WIDTH:
             raise ConfigurationError(
                 f"network.encoder_weights is '{config.encoder_weights}', but {config.name} has an encoder of its own, "
                 f"for which there are no weights: give network.encoder_weights={NO_WEIGHTS}."
             )
+        from .encoder_weights import read_encoder_weights
+
         network.load_encoder(read_encoder_weights(config.encoder_weights, network.encoder_name))
     return network
 
 
 def count_parameters(config: NetworkConfig) -> int:
     """Shared parameters of a network, counted without allocating any of them or looking for an encoder's weights."""
+    return _count_parameters(config.name, config.width)
+
+
+@functools.cache  # sites ask with every message, and building a network takes longer than a small one's step
+def _count_parameters(name: str, width: int) -> int:
     with torch.device("meta"):
-        network = uninitialised(config, {})
+        network = uninitialised(NetworkConfig(name, width), {})
     return sum(parameter.numel() for parameter in network.parameters())
 
 
@@ -86,7 +84,9 @@ def uninitialised(config: NetworkConfig, domains: Mapping[str, int]) -> nn.Modul
     """
     if config.name in WITH_WIDTH:
         return WITH_WIDTH[config.name](domains, config.width)
-    if config.name in PRETRAINED:
+    if config.name in NETWORKS:
+        from .pretrained import PRETRAINED
+
         return PRETRAINED[config.name](domains)
     raise ConfigurationError(f"network.name is '{config.name}'; {nearest(config.name, NETWORKS)}")
 
