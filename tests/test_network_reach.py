@@ -20,7 +20,7 @@ from mtmd_core.processes import free_port
 from mtmd_core.tensor_files import load_tensors
 
 ALONE = ("unshare", "--map-root-user", "--net")
-SECONDS = 240
+SECONDS = 600
 SITES = {"ankle": 3, "knee": 2}
 WORDS = (
     "strategy=dsl_msc_mjap",

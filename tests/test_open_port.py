@@ -23,7 +23,7 @@ from server.admission import Admission
 from server.flower_internals import SITE_CALLS
 
 ALONE = ("unshare", "--map-root-user", "--net")
-SECONDS = 120
+SECONDS = 300
 SAME_MACHINE = "127.0.0.2"
 REFUSED = ("none", "wrong", "revoked")
 TASKS = ["/v1/control/start-run", "/v1/runtime/acquire-task", "/v1/runtime/create-task", "/v1/runtime/pull-task-input"]

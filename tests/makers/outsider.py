@@ -40,7 +40,7 @@ def answers(order: dict, headers: dict[str, str]) -> dict[str, int]:
     context = ssl.create_default_context(cafile=order["authority"])
     base = f"https://{order['address']}:{order['port']}"
     paths = [path for known in calls().values() for path in known] + ["/", "/health", "/docs", "/openapi.json"]
-    with httpx.Client(base_url=base, verify=context, trust_env=False, timeout=30.0) as client:
+    with httpx.Client(base_url=base, verify=context, trust_env=False, timeout=60.0) as client:
         asked = {"content-type": MEDIA_TYPE, "accept": MEDIA_TYPE, **headers}
         found = {path: client.post(path, content=b"", headers=asked).status_code for path in paths}
         return {**found, KNOCK: client.get(KNOCK, headers=headers).status_code}
@@ -73,7 +73,7 @@ def flower_commands(order: dict, folder: Path) -> dict[str, str]:
         )
         for name, words in commands.items()
     }
-    return {name: process.communicate(timeout=120)[0] for name, process in running.items()}
+    return {name: process.communicate(timeout=300)[0] for name, process in running.items()}
 
 
 def open_ports(order: dict) -> list[int]:
