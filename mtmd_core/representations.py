@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from mtmd_core.seeds import derive_seed
 
+SCALES = tuple(f"s{number}" for number in range(1, 10))
+"""Five of the encoder, s5 being the bottleneck, and four of the decoder."""
 PAIRS = 100_000
 """Random pairs within and between domains (section 3.5)."""
 PRINCIPAL_COMPONENTS = 50

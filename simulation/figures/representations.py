@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from mtmd_core.representations import FEWEST_FOR_A_MAP, LEARNING_RATE, PlaneMap, plane_maps
+from mtmd_core.representations import FEWEST_FOR_A_MAP, LEARNING_RATE, SCALES, PlaneMap, plane_maps
 
-from ..embeddings import SCALES, SiteEmbeddings
+from ..embeddings import SiteEmbeddings
 
 SITE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Okabe and Ito 2008, without yellow, which white swallows."""
