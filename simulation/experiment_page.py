@@ -21,6 +21,7 @@ _SHOWN_ELSEWHERE = (
     "slice_statistics",
     "curves",
     "data",
+    "captions",
 )
 
 
@@ -35,7 +36,7 @@ def experiment_page(folder: Path, content: Mapping[str, Any]) -> str:
     tables = join(_table(name, value) for name, value in own.items())
     sections = [
         Section("result", "Result", tables),
-        Section("pictures", "Pictures", figures(folder)),
+        Section("pictures", "Pictures", figures(folder, content.get("captions"))),
         *made_with(content),
     ]
     notice = "This experiment is not finished." if content["interrupted"] else None

@@ -17,6 +17,7 @@ from mtmd_core.page.configuration import versions
 from .contenders import Contender, compare
 from .contenders_page import contenders_page
 from .experiment_page import experiment_page
+from .found_runs import run_folders
 from .run_page import REPORT, run_page, told_by
 
 CONFIG, SUMMARY = "config.yaml", "summary.json"
@@ -141,14 +142,6 @@ def side_by_side(folders: Sequence[Path]) -> dict[str, Any]:
         },
         "versions": next((each["versions"] for each in contents.values() if "versions" in each), {}),
     }
-
-
-def run_folders(folder: Path) -> list[Path]:
-    """The runs of a folder: itself, or those below it, in the order of their paths."""
-    if _config(folder).experiment is None:
-        return [folder]
-    below = (path.parent for path in sorted(folder.glob(f"**/{CONFIG}")) if path.parent.name != "hydra")
-    return [place for place in below if place != folder and _config(place).experiment is None]
 
 
 def _config(folder: Path) -> Any:
