@@ -16,8 +16,12 @@ from mtmd_core.statistics import ALPHA
 
 from .contenders import MEAN
 from .run_page import made_with
+from .similarity_tables import of_methods, of_table5
 
 Methods = Sequence[Mapping[str, Any]]
+
+_RUNS_NAMED = 3
+"""Runs that a value is said to be of by name; of more, their number."""
 
 
 def contenders_page(folder: Path, content: Mapping[str, Any]) -> str:
@@ -32,6 +36,7 @@ def contenders_page(folder: Path, content: Mapping[str, Any]) -> str:
         Section("result", "Result", _result(methods)),
         Section("differences", "Differences of Dice", _differences(content["differences"])),
         Section("structures", "Structures", _structures(methods)),
+        Section("representations", "Representations", _representations(content)),
         Section("slices", "Statistics of slices", _slices(content["slice_statistics"])),
         Section("curves", "Validation while training", _curves(content["curves"])),
         Section("pictures", "Pictures", figures(folder)),
@@ -142,29 +147,37 @@ def _differences(lines: Sequence[Mapping[str, Any]]) -> Html:
 
 
 def _structures(methods: Methods) -> Html:
-    places = dict.fromkeys(
-        (site, structure)
-        for method in methods
-        for site, structures in method["structures"].items()
-        for structure in structures
-    )
+    """A table a site and metric: a row a method, a column a structure."""
+    names: dict[str, dict[str, None]] = {}
+    for method in methods:
+        for site, structures in method["structures"].items():
+            names.setdefault(site, {}).update(dict.fromkeys(structures))
     metrics = metrics_in(
         *(own for method in methods for each in method["structures"].values() for own in each.values())
     )
 
     def of(metric: str) -> Html:
-        return table(
-            METRICS[metric].heading,
-            ["Site", "Structure", *(method["title"] for method in methods)],
-            (
-                [site, name, *(_cell(m["structures"].get(site, {}).get(name), metric) for m in methods)]
-                for site, name in places
-            ),
+        return join(
+            table(
+                f"{METRICS[metric].heading}: {site}",
+                ["Method", *structures],
+                (
+                    [m["title"], *(_cell(m["structures"][site].get(name), metric) for name in structures)]
+                    for m in methods
+                    if site in m["structures"]
+                ),
+            )
+            for site, structures in names.items()
         )
 
     if not metrics:
         return Html()
     return join([of("dice"), folded("All other metrics", *(of(metric) for metric in metrics if metric != "dice"))])
+
+
+def _representations(content: Mapping[str, Any]) -> Html:
+    own = of_table5(content["rows"]) if content.get("experiment") == "table5" else Html()
+    return own or of_methods(content["similarities"])
 
 
 def _slices(lines: Sequence[Mapping[str, Any]]) -> Html:
@@ -214,8 +227,13 @@ def _runs(content: Mapping[str, Any]) -> Html:
 
 
 def _varying(words: Mapping[str, Mapping[str, Any]]) -> Html:
-    if not words:
-        return Html()
-    runs = next(iter(words.values()))
-    rows = ([word, *(str(values[run]) for run in runs)] for word, values in words.items())
-    return table("Words that are not the same for all runs", ["Word", *runs], rows)
+    rows = []
+    for word, values in words.items():
+        runs: dict[str, list[str]] = {}
+        for run, value in values.items():
+            runs.setdefault(str(value), []).append(run)
+        for value, own in runs.items():
+            rows.append(
+                [word, value, ", ".join(own) if len(own) <= _RUNS_NAMED else f"{len(own)} of {len(values)} runs"]
+            )
+    return table("Words that are not the same for all runs", ["Word", "Value", "Runs"], rows)

@@ -80,6 +80,11 @@ def run_folders(folder: Path) -> list[Path]:
 def _title(folder: Path, place: Path, config: RunConfig) -> str:
     """In a study the strategy, or the rung of a ladder; of a run by itself the strategy; elsewhere the folder's name besides."""
     within = place.relative_to(folder).parts
-    if len(within) == 4 and within[0] == "runs":
-        return within[2]
+    if len(within) == 4 and (name := name_in_study(place)):
+        return name
     return f"{config.strategy}, {'/'.join(within)}" if within else config.strategy
+
+
+def name_in_study(place: Path) -> str | None:
+    """What a study calls the method of a run in ``runs/<network>/<method>/fold_<fold>``; None for a run by itself."""
+    return place.parent.name if place.parts[-4:-3] == ("runs",) else None

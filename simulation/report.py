@@ -17,7 +17,7 @@ from mtmd_core.page.configuration import versions
 from .contenders import Contender, compare
 from .contenders_page import contenders_page
 from .experiment_page import experiment_page
-from .found_runs import run_folders
+from .found_runs import name_in_study, run_folders
 from .run_page import REPORT, run_page, told_by
 
 CONFIG, SUMMARY = "config.yaml", "summary.json"
@@ -166,9 +166,14 @@ def _contenders(contents: Mapping[Path, Mapping[str, Any]]) -> list[Contender]:
 
 
 def _titles(methods: Sequence[tuple[Mapping[str, Any], Path]]) -> list[str]:
-    """The strategy, and of mode and network what is not the same for all; then the folder, where that is not enough."""
+    """The strategy, and of mode and network what is not the same for all; where that is not enough, what a study calls its
+    methods (a ladder its rungs), or else the folder.
+    """
     telling = [word for word in ("mode", "network.name") if len({words[word] for words, _ in methods}) > 1]
     titles = [", ".join([words["strategy"], *(words[word] for word in telling)]) for words, _ in methods]
+    names = [name_in_study(place) for _, place in methods]
+    if len(set(titles)) < len(titles) == len(set(names) - {None}):
+        return [name for name in names if name]
     return [
         title if titles.count(title) == 1 else f"{title} ({place.name})"
         for title, (_, place) in zip(titles, methods, strict=True)

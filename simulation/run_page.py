@@ -113,9 +113,14 @@ def lead(content: Mapping[str, Any]) -> Html:
             else None,
             "Round that was chosen": number(content["chosen_round"]) if "chosen_round" in content else None,
             "Duration": duration(content["seconds"]) if "seconds" in content else None,
-            "Begun": content.get("begun"),
+            "Begun": _moment(content.get("begun")),
         }
     )
+
+
+def _moment(iso: str | None) -> str | None:
+    """A time in UTC, to the minute."""
+    return None if iso is None else f"{datetime.fromisoformat(iso).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def made_with(content: Mapping[str, Any]) -> list[Section]:

@@ -77,7 +77,7 @@ def interval_chart(title: str, intervals: Sequence[Interval], write: Callable[[f
     drawn = []
     for mark in marks:
         drawn.append(_stroke("axis" if mark == 0 else "grid", x(mark), 4, x(mark), height - 26))
-        drawn.append(_label(x(mark), height - 10, write(mark), "middle"))
+        drawn.append(_label(x(mark), height - 10, write(mark) if mark else "0", "middle"))
     for row, each in enumerate(intervals):
         y = 17 + 26 * row
         drawn.append(_label(left - 10, y + 4, shortened(each.name, 28), "end"))

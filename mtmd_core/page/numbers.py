@@ -79,7 +79,12 @@ def spread(metric: str, mean: float | None, deviation: float | None) -> Number:
     """Mean ± sample standard deviation; the mean alone where there is no deviation."""
     if mean is None or deviation is None:
         return score(metric, mean)
-    return Number(f"{score(metric, mean)} ± {score(metric, deviation)}")
+    return plus_minus(score(metric, mean), score(metric, deviation))
+
+
+def plus_minus(mean: Number, deviation: Number) -> Number:
+    """``mean ± deviation``; in two lines where a table would be too wide."""
+    return Number(element("span", mean, " ±\u00a0", deviation, class_="spread"))
 
 
 def size(count: int | None) -> Number:

@@ -11,7 +11,7 @@ from mtmd_core.quantities import say_bytes, say_duration
 from .charts import Line, legend, line_chart
 from .html import Html, element, join
 from .numbers import duration, number, significant, size
-from .tables import folded, table
+from .tables import folded, narrow_tables, table
 
 Lines = Sequence[Mapping[str, Any]]
 """Lines of ``round_metrics.jsonl``."""
@@ -114,7 +114,9 @@ def lines_table(lines: Lines) -> Html:
     rows = (
         [*(line.get(place) for place in places), *(significant(line.get(name), 4) for name in names)] for line in lines
     )
-    return folded(f"Every number of every round ({len(lines)} lines)", table("As measured", header, rows))
+    return folded(
+        f"Every number of every round ({len(lines)} lines)", narrow_tables("As measured", header, rows, len(places))
+    )
 
 
 def rounds(lines: Lines, sums: Mapping[str, Mapping[str, float]]) -> Html:

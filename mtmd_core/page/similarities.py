@@ -4,19 +4,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .html import Html, element, join
-from .numbers import Number, number
+from .numbers import Number, number, plus_minus
 from .tables import table
 
 Lines = Sequence[Mapping[str, Any]]
 """Each with ``scale``, ``domain``, ``other_domain`` (the same for what lies within one) and ``mean``."""
 
 
-def sampled(lines: Lines) -> Html:
-    """Of pairs of slices: mean ± standard deviation; what lies within sites first."""
+def sampled(lines: Lines, method: str = "") -> Html:
+    """Of pairs of slices: mean ± standard deviation; what lies within sites first.
+
+    Args:
+        lines: with ``pairs`` and ``deviation`` besides.
+        method: whose embeddings they are, where a page shows several.
+    """
     pairs = max((line["pairs"] for line in lines), default=0)
-    rows = _rows(lines, lambda line: Number(f"{_value(line['mean'])} ± {_value(line['deviation'])}"))
+    rows = _rows(lines, lambda line: plus_minus(_value(line["mean"]), _value(line["deviation"])))
     title = "Cosine similarity of embeddings: mean ± standard deviation of random pairs of slices"
-    shown = table(title, _header(lines), rows)
+    shown = table(f"{method}: {title}" if method else title, _header(lines), rows)
     note = element("p", number(pairs), " pairs each, of training and validation slices. s5: bottleneck.", class_="note")
     return join([shown, note]) if shown else Html()
 

@@ -1,5 +1,6 @@
 """Tables: captions, row and column headings that a screen reader can follow, numbers to the right."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from .html import Html, element, join
@@ -35,6 +36,27 @@ def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[object]],
         element("tbody", *lines),
     )
     return element("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
+
+
+def narrow_tables(
+    caption: str, header: Sequence[str], rows: Iterable[Sequence[object]], kept: int, most: int = 9
+) -> Html:
+    """A table with many columns as several that fit on a screen and on paper.
+
+    Args:
+        caption: of each, with the number of the part.
+        header: titles of the columns.
+        rows: as for :func:`table`.
+        kept: how many of the first columns say what a row is about; every part has them.
+        most: of the other columns in a part.
+    """
+    body, count = [list(row) for row in rows], max(1, math.ceil((len(header) - kept) / most))
+    parts = []
+    for part in range(count):
+        own = slice(kept + part * most, kept + (part + 1) * most)
+        title = caption if count == 1 else f"{caption}, {part + 1} of {count}"
+        parts.append(table(title, [*header[:kept], *header[own]], ([*row[:kept], *row[own]] for row in body)))
+    return join(parts)
 
 
 def facts(pairs: Mapping[str, object]) -> Html:
