@@ -16,6 +16,7 @@ from mtmd_core.statistics import ALPHA
 
 from .contenders import MEAN
 from .run_page import made_with
+from .rungs_table import rungs_table
 from .similarity_tables import of_methods, of_table5
 
 Methods = Sequence[Mapping[str, Any]]
@@ -33,13 +34,14 @@ def contenders_page(folder: Path, content: Mapping[str, Any]) -> str:
     """
     methods = content["methods"]
     sections = [
+        Section("rungs", "Rungs", rungs_table(content["rows"]) if content.get("experiment") == "ladder" else Html()),
         Section("result", "Result", _result(methods)),
         Section("differences", "Differences of Dice", _differences(content["differences"])),
         Section("structures", "Structures", _structures(methods)),
         Section("representations", "Representations", _representations(content)),
         Section("slices", "Statistics of slices", _slices(content["slice_statistics"])),
         Section("curves", "Validation while training", _curves(content["curves"])),
-        Section("pictures", "Pictures", figures(folder)),
+        Section("pictures", "Pictures", figures(folder, content.get("captions"))),
         Section("exams", "Exams, as the first fold splits them", exams(content.get("data", {}))),
         Section("runs", "Runs", _runs(content)),
         Section("varying", "What the runs differ in", _varying(content.get("varying", {}))),

@@ -66,12 +66,14 @@ def curves(lines: Lines) -> Html:
         write: Callable[[float], str],
         name: str = "site",
         place: Callable[[Mapping[str, Any]], float] = lambda line: line[x_title],
+        from_zero: bool = False,
     ) -> Html:
         points: dict[str, dict[float, float]] = {}
         for line in lines:
             if (found := value(line)) is not None:
                 points.setdefault(line.get(name, line["site"]), {})[place(line)] = found
-        return line_chart(title, [Line(each, sorted(points.get(each, {}).items())) for each in names], x_title, write)
+        drawn = [Line(each, sorted(points.get(each, {}).items())) for each in names]
+        return line_chart(title, drawn, x_title, write, from_zero)
 
     charts = (
         chart("Training loss", lambda line: line.get("loss"), "{:.3g}".format, "network"),
@@ -81,8 +83,13 @@ def curves(lines: Lines) -> Html:
             "{:.3g}".format,
             place=lambda line: line.get("validated_round", line[x_title]),
         ),
-        chart("Bytes to and from the site", _sum("bytes_to_site", "bytes_from_site"), say_bytes),
-        chart("Seconds of training and evaluation", _sum("seconds_training", "seconds_evaluation"), say_duration),
+        chart("Bytes to and from the site", _sum("bytes_to_site", "bytes_from_site"), say_bytes, from_zero=True),
+        chart(
+            "Seconds of training and evaluation",
+            _sum("seconds_training", "seconds_evaluation"),
+            say_duration,
+            from_zero=True,
+        ),
     )
     drawn = [each for each in charts if each]
     return join([legend(names), element("div", *drawn, class_="charts")]) if drawn else Html()
