@@ -43,7 +43,7 @@ def line_chart(
     lines: Sequence[Line],
     x_title: str,
     write: Callable[[float], str] = "{:g}".format,
-    from_zero: bool = False,
+    enclosing: Sequence[float] = (),
 ) -> Html:
     """A figure with one line for each name; empty markup where there is no point at all.
 
@@ -54,13 +54,17 @@ def line_chart(
         lines: some may have no point.
         x_title: under the axis.
         write: a value of y in words.
-        from_zero: whether the axis of y begins at zero: for amounts, whose lines would else look steep where little changes.
+        enclosing: values that the axis of y reaches besides: zero for amounts, whose lines would else look steep where little
+            changes; what other charts show, to be compared with them.
     """
     known = [[point for point in line.points if all(map(math.isfinite, point))] for line in lines]
     if not any(known):
         return Html()
     xs, ys = ([point[axis] for points in known for point in points] for axis in (0, 1))
-    x_ticks, y_ticks = ticks(min(xs), max(xs), whole=True), ticks(min([0, *ys] if from_zero else ys), max(ys))
+    x_ticks, y_ticks = (
+        ticks(min(xs), max(xs), whole=True),
+        ticks(min(*ys, *enclosing, math.inf), max(*ys, *enclosing, -math.inf)),
+    )
     place = _Scale(y_ticks, min(xs), max(xs))
     drawn = [_frame(place, x_ticks, y_ticks, x_title, write)]
     for number, (line, points) in enumerate(zip(lines, known, strict=True)):

@@ -66,14 +66,14 @@ def curves(lines: Lines) -> Html:
         write: Callable[[float], str],
         name: str = "site",
         place: Callable[[Mapping[str, Any]], float] = lambda line: line[x_title],
-        from_zero: bool = False,
+        enclosing: Sequence[float] = (),
     ) -> Html:
         points: dict[str, dict[float, float]] = {}
         for line in lines:
             if (found := value(line)) is not None:
                 points.setdefault(line.get(name, line["site"]), {})[place(line)] = found
         drawn = [Line(each, sorted(points.get(each, {}).items())) for each in names]
-        return line_chart(title, drawn, x_title, write, from_zero)
+        return line_chart(title, drawn, x_title, write, enclosing)
 
     charts = (
         chart("Training loss", lambda line: line.get("loss"), "{:.3g}".format, "network"),
@@ -83,12 +83,12 @@ def curves(lines: Lines) -> Html:
             "{:.3g}".format,
             place=lambda line: line.get("validated_round", line[x_title]),
         ),
-        chart("Bytes to and from the site", _sum("bytes_to_site", "bytes_from_site"), say_bytes, from_zero=True),
+        chart("Bytes to and from the site", _sum("bytes_to_site", "bytes_from_site"), say_bytes, enclosing=(0,)),
         chart(
             "Seconds of training and evaluation",
             _sum("seconds_training", "seconds_evaluation"),
             say_duration,
-            from_zero=True,
+            enclosing=(0,),
         ),
     )
     drawn = [each for each in charts if each]
