@@ -5,7 +5,7 @@ from typing import Any
 
 from mtmd_core.page.charts import Interval, interval_chart
 from mtmd_core.page.html import Html, element, join
-from mtmd_core.page.numbers import METRICS, Number, number, significant
+from mtmd_core.page.numbers import METRICS, UNDEFINED, Number, number, significant
 from mtmd_core.page.tables import table
 from mtmd_core.statistics import ALPHA
 
@@ -73,6 +73,6 @@ def _slices_row(line: Mapping[str, Any]) -> list[object]:
         number(line["up"], 1, sign=True),
         number(None if line["down"] is None else -line["down"], 1, sign=True),
         significant(line["normality_p"]),
-        line["reference"],
+        line["reference"] or UNDEFINED,
         Number(f"{significant(line['same_distribution_p'])}{' *' if line['significant'] else ''}"),
     ]
