@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from mtmd_core.representations import FEWEST_FOR_A_MAP, LEARNING_RATE, SCALES, PlaneMap, plane_maps
+from mtmd_core.plane_maps import FEWEST_FOR_A_MAP, LEARNING_RATE, PlaneMap, plane_maps
+from mtmd_core.representations import SCALES
 
 from ..embeddings import SiteEmbeddings
 
