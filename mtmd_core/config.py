@@ -30,6 +30,8 @@ NETWORKS = tuple(STRIDES)
 AUTOENCODER = "autoencoder"
 """Name of the network of label maps behind the anatomical prior."""
 ORDERS = ("second", "first")
+LADDER_VARIANTS = ("int8", "first_order", "own_batch", "noised")
+"""What ``experiment=ladder`` changes in one federation each: how updates travel, or one word of ``prototypes``."""
 NO_WEIGHTS = "none"
 IMAGENET = "imagenet"
 WEIGHT_FILES = (".pth", ".safetensors")
@@ -216,14 +218,15 @@ class StudyConfig:
     """Several runs that belong together: every network with every strategy in every fold, ``jobs`` at a time.
 
     Among ``strategies``, ``transfer`` stands for a transfer from every site. ``local_steps`` are those a round that
-    ``experiment=ladder`` compares. ``folder`` is that of a study, or of one run, whose finished runs ``experiment=figures``
-    draws.
+    ``experiment=ladder`` compares, ``variants`` the federations unlike the others in one word that it adds. ``folder`` is
+    that of a study, or of one run, whose finished runs ``experiment=figures`` draws.
     """
 
     networks: list[str] = field(default_factory=lambda: ["att_unet"])
     strategies: list[str] = field(default_factory=lambda: ["individual", "shared", "dsl"])
     folds: list[int] = field(default_factory=lambda: [0])
     local_steps: list[int] = field(default_factory=lambda: [1, 10, 100])
+    variants: list[str] = field(default_factory=lambda: list(LADDER_VARIANTS))
     jobs: int = 1
     folder: str | None = None
 

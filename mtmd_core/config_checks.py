@@ -8,6 +8,7 @@ from operator import attrgetter
 from mtmd_core.config import (
     DTYPES,
     IMAGENET,
+    LADDER_VARIANTS,
     MODES,
     NETWORKS,
     NO_WEIGHTS,
@@ -165,9 +166,9 @@ def _check_noise(noise_multiplier: float) -> None:
 
 def _check_study(study: StudyConfig) -> None:
     """Which runs a study is made of; what each of them can be is checked when it is composed."""
-    for word in ("networks", "strategies", "folds", "local_steps"):
+    for word in ("networks", "strategies", "folds", "local_steps", "variants"):
         values = getattr(study, word)
-        if not values:
+        if not values and word != "variants":
             raise ConfigurationError(f"study.{word} is empty; it must name one at least.")
         twice = [value for value in values if values.count(value) > 1]
         if twice:
@@ -177,6 +178,8 @@ def _check_study(study: StudyConfig) -> None:
     for strategy in study.strategies:
         if strategy != TRANSFERS:
             strategy_named(strategy)
+    for variant in study.variants:
+        check_one_of("study.variants", variant, LADDER_VARIANTS)
     if min(study.local_steps) < 1:
         raise ConfigurationError(f"study.local_steps has {min(study.local_steps)}; a round takes one step at least.")
     if min(study.folds) < 0:

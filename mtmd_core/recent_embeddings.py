@@ -43,7 +43,9 @@ class RecentEmbeddings:
         """
         if any(len(scale) != len(places) for scale in embeddings):
             raise ValueError(f"{[len(scale) for scale in embeddings]} embeddings a scale for {len(places)} places")
-        kept = [in_float32_or_wider(scale.detach().cpu()) for scale in embeddings]
+        sizes = [scale.shape[1] for scale in embeddings]
+        together = torch.cat([in_float32_or_wider(scale.detach()) for scale in embeddings], dim=1)
+        kept = together.cpu().split(sizes, dim=1)  # one wait for the device, not one a scale
         self._batches.append((kept, list(places)))
 
     def __len__(self) -> int:

@@ -63,7 +63,7 @@ def rungs_of(config: RunConfig) -> list[Rung]:
     """All rungs: local, consensus, then of every strategy its federations and the pooled twin, then variants.
 
     Variants go with the middle number of local steps: int8 updates of the last strategy, and of the first strategy with
-    a contrast the first-order prototypes, the own-batch terms and noise.
+    a contrast the first-order prototypes, the own-batch terms and noise, those of them that ``study.variants`` names.
     """
     study = config.study
     rungs = [Rung("individual", LOCAL), Rung("dsl", CONSENSUS)]
@@ -71,9 +71,10 @@ def rungs_of(config: RunConfig) -> list[Rung]:
         rungs += [Rung(strategy, local_steps=steps) for steps in sorted(study.local_steps)]
         rungs.append(Rung(strategy, POOLED))
     middle = sorted(study.local_steps)[len(study.local_steps) // 2]
-    rungs.append(Rung(study.strategies[-1], local_steps=middle, variant="int8"))
     contrasted = [name for name in study.strategies if strategy_named(name).contrast is not Contrast.NONE]
-    rungs += [Rung(name, local_steps=middle, variant=each) for name in contrasted[:1] for each in _ABLATIONS]
+    for variant in study.variants:
+        takers = study.strategies[-1:] if variant == INT8 else contrasted[:1]
+        rungs += [Rung(name, local_steps=middle, variant=variant) for name in takers]
     return rungs
 
 

@@ -1,10 +1,13 @@
 """All exams of one site, cut into slices and kept on disk, so that no file is decoded twice."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +20,8 @@ from .slices import SliceGrid, common_slice_axis, cut_image, cut_labels, normali
 
 CACHE_FORMAT = 1
 """Raised whenever what is cached, or how it is computed, changes."""
+UNREADABLE = (OSError, EOFError, ValueError, KeyError)
+"""What reading an exam from the cache raises that is not there yet, or was cut short by a crash."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +82,25 @@ def _cut_exam(dataset: Dataset, case: Case, axis: int, size: int, cache_dir: Pat
     place = cache_dir / _fingerprint(case, dataset.structures, axis, size)
     try:
         return _read_cache(place, case, in_memory)
-    except (OSError, EOFError, ValueError, KeyError):  # not there yet, or cut short by a crash
-        _fill_cache(place, dataset, case, axis, size)
-        return _read_cache(place, case, in_memory)
+    except UNREADABLE:
+        with _held(cache_dir):  # of the processes that begin together one cuts, the others wait for it
+            try:
+                return _read_cache(place, case, in_memory)
+            except UNREADABLE:
+                _fill_cache(place, dataset, case, axis, size)
+                return _read_cache(place, case, in_memory)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep a folder from all who would hold it too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _read_cache(place: Path, case: Case, in_memory: bool) -> CutExam:
@@ -95,7 +116,6 @@ def _read_cache(place: Path, case: Case, in_memory: bool) -> CutExam:
 def _fill_cache(place: Path, dataset: Dataset, case: Case, axis: int, size: int) -> None:
     exam = load_exam(case, dataset.structures)
     grid = slice_grid(exam.image.shape, exam.spacing_mm, axis, size)
-    place.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=place.parent, prefix=".cutting-"))
     try:
         np.save(draft / "images.npy", cut_image(normalise(exam.image), grid))
@@ -105,9 +125,6 @@ def _fill_cache(place: Path, dataset: Dataset, case: Case, axis: int, size: int)
         (draft / "exam.json").write_text(json.dumps(facts), encoding="utf-8")
         shutil.rmtree(place, ignore_errors=True)  # what could not be read
         draft.replace(place)
-    except OSError:
-        if not (place / "exam.json").is_file():  # else another process was faster: its copy is the same
-            raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

@@ -1,5 +1,6 @@
 """From configuration to a network with reproducible initial weights."""
 
+import functools
 import math
 from collections.abc import Mapping
 
@@ -58,8 +59,13 @@ def build_network(config: NetworkConfig, domains: Mapping[str, int], seed: int) 
 
 def count_parameters(config: NetworkConfig) -> int:
     """Shared parameters of a network, counted without allocating any of them or looking for an encoder's weights."""
+    return _count_parameters(config.name, config.width)
+
+
+@functools.cache  # sites ask with every message, and building a network takes longer than a small one's step
+def _count_parameters(name: str, width: int) -> int:
     with torch.device("meta"):
-        network = _uninitialised(config, {})
+        network = _uninitialised(NetworkConfig(name, width), {})
     return sum(parameter.numel() for parameter in network.parameters())
 
 

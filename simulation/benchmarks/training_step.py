@@ -1,11 +1,13 @@
 """What a training step costs: domain-specific layers, contrast and priors, and other libraries' networks.
 
     python -m simulation.benchmarks.training_step [--size 128] [--width 32] [--batch 18] [--repeats 5] [--threads N]
-                                                  [--channels-last] [--bf16] [--only strategies|site|attention|efficient]
+                                                  [--channels-last] [--bf16] [--device cuda]
+                                                  [--only strategies|site|attention|efficient]
 
 Four tables, each of contenders that take turns in one process; medians of whole steps (forward, loss, backward, fused Adam).
-Seconds are the processor's, all threads together: another program's share of a core does not count. A ratio is the median of
-the turns' own ratios, so that a slow spell of the machine falls on both sides.
+On the CPU seconds are the processor's, all threads together: another program's share of a core does not count. On CUDA they are
+those of the clock, from an idle GPU to an idle GPU, and a line tells each contender's peak memory. A ratio is the median of the
+turns' own ratios, so that a slow spell of the machine falls on both sides.
 *strategies*: Att-UNet, the terms of the loss one after another. *site*: a local step of a federation with and without prototypes
 of two other domains at nine scales; making the own prototype anew, which happens every few steps, apart. *attention*: Att-UNet
 beside MONAI's AttentionUnet of the same channels, by time and by time per multiply-add. *efficient*: Efficient-UNet, its K
@@ -30,19 +32,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mtmd_core.config import NetworkConfig
 from mtmd_core.data.batches import Batch
-from mtmd_core.devices import autocast
+from mtmd_core.devices import autocast, choose_device
 from mtmd_core.losses.cross_entropy import domain_cross_entropy
 from mtmd_core.networks.build import build_network, embedding_sizes
 from mtmd_core.networks.output import NetworkOutput
 from mtmd_core.objectives import ContrastTerm, PriorTerm, PrototypeTerm, Segmentation
 from mtmd_core.prototype_summary import summarise
+from mtmd_core.quantities import say_bytes
 from mtmd_core.recent_embeddings import RecentEmbeddings
 from mtmd_core.site_contrast import MAX_BATCHES, OWN_BATCHES, REFRESH_STEPS, SiteContrast
 from mtmd_core.strategies import EVERY_SITE
 from mtmd_core.training import build_optimiser, train_step
+from mtmd_core.words import DEVICES
 
 DOMAINS = {"ankle": 4, "knee": 5, "shoulder": 3}
 SHARED = {EVERY_SITE: 10}
+WARM_UP_TURNS = 2
+"""Turns that are not counted: the first builds what later ones find, the second lets CUDA choose its algorithms."""
 Step = Callable[[], object]
 Contrast = Callable[[NetworkOutput, Mapping[str, int]], torch.Tensor]
 
@@ -53,6 +59,8 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.given = arguments
         self.layout = torch.channels_last if arguments.channels_last else torch.contiguous_format
+        self.device = choose_device(arguments.device)
+        self.peaks: dict[str, int] = {}
 
     def batch(self, classes: Mapping[str, int]) -> Batch:
         """Random slices and labels, split equally between domains."""
@@ -63,7 +71,8 @@ class Bench:
         labels = {
             d: torch.randint(n, (share, size, size), generator=random, dtype=torch.uint8) for d, n in classes.items()
         }
-        return Batch(images, labels, dict.fromkeys(classes, share))
+        labels = {domain: own.to(self.device) for domain, own in labels.items()}
+        return Batch(images.to(self.device), labels, dict.fromkeys(classes, share))
 
     def ours(self, name: str, classes: Mapping[str, int], contrast: bool = False, prior: bool = False) -> Step:
         """A step of one of our networks, as a run makes it."""
@@ -97,23 +106,37 @@ class Bench:
         return step
 
     def placed(self, network: nn.Module) -> nn.Module:
-        """In the memory layout that is asked for."""
-        return network.train().to(memory_format=self.layout)
+        """On the device and in the memory layout that are asked for."""
+        return network.train().to(self.device, memory_format=self.layout)
 
     def width(self, name: str) -> int:
         """The width that is asked for, where the network has one to choose."""
         return self.given.width if name == "att_unet" else NetworkConfig().width
 
     def measure(self, contenders: Mapping[str, Step]) -> "Measured":
-        """Processor seconds of steps, the contenders taking turns."""
+        """Seconds of steps, the contenders taking turns, and their peak memory on CUDA in bytes."""
         times: dict[str, list[float]] = {name: [] for name in contenders}
-        for turn in range(self.given.repeats + 1):
+        for turn in range(self.given.repeats + WARM_UP_TURNS):
             for name, step in contenders.items():
-                start = time.process_time()
-                step()
-                if turn:  # the first is a warm-up
-                    times[name].append(time.process_time() - start)
+                seconds = self.timed(step)
+                if turn >= WARM_UP_TURNS:
+                    times[name].append(seconds)
+                if self.device.type == "cuda":
+                    self.peaks[name] = torch.cuda.max_memory_allocated()
         return Measured(times)
+
+    def timed(self, step: Step) -> float:
+        """Processor seconds of one step on the CPU; on CUDA seconds of the clock."""
+        if self.device.type == "cpu":
+            start = time.process_time()
+            step()
+            return time.process_time() - start
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        step()
+        torch.cuda.synchronize()
+        return time.perf_counter() - start
 
 
 @dataclass(frozen=True)
@@ -175,7 +198,7 @@ class LocalContrast:
     def __init__(self, bench: Bench) -> None:
         classes = {"knee": 5}
         self.network = bench.placed(build_network(NetworkConfig("att_unet", bench.given.width), classes, seed=0))
-        self.batch, self.bf16 = bench.batch(classes), bench.given.bf16
+        self.batch, self.bf16, self.device = bench.batch(classes), bench.given.bf16, bench.device
         self.optimiser = build_optimiser(self.network, 5e-4)
         sizes = embedding_sizes(NetworkConfig("att_unet", bench.given.width))
         random = torch.Generator().manual_seed(0)
@@ -205,7 +228,7 @@ class LocalContrast:
 
     def refresh(self) -> None:
         """The own prototype and the mixture anew."""
-        self.contrast.refresh("cpu")
+        self.contrast.refresh(self.device)
 
 
 def attention(bench: Bench) -> Table:
@@ -266,16 +289,22 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--device", choices=DEVICES, default="cpu")
     tables = {"strategies": strategies, "site": site, "attention": attention, "efficient": efficient}
     parser.add_argument("--only", choices=tables)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     mode = f"{'bf16' if arguments.bf16 else 'float32'}, {'channels-last' if arguments.channels_last else 'NCHW'}"
     console = Console()
-    console.print(f"{arguments.batch} slices of {arguments.size}², {mode}, {arguments.threads} thread(s)")
+    where = "CPU" if choose_device(arguments.device).type == "cpu" else torch.cuda.get_device_name()
+    torch.backends.cudnn.benchmark = True
+    console.print(f"{arguments.batch} slices of {arguments.size}², {mode}, {where}, {arguments.threads} thread(s)")
     for name, build in tables.items():
         if arguments.only in (None, name):
-            console.print(build(Bench(arguments)))
+            bench = Bench(arguments)
+            console.print(build(bench))
+            for contender, peak in bench.peaks.items():
+                console.print(f"{contender}: {say_bytes(peak)} of CUDA's memory while all contenders are there")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,6 +101,23 @@ def test_a_damaged_cache_is_cut_anew(folder, name, keep):
     before = cached(folder)
     load(folder)
     assert cached(folder) == before
+
+
+def test_runs_that_begin_together_cut_each_exam_once(folder):
+    together = threading.Barrier(8)
+
+    def begin(_: int) -> SiteData:
+        together.wait()
+        return load(folder)
+
+    with ThreadPoolExecutor(8) as pool:
+        loaded = list(pool.map(begin, range(8)))
+    for other in loaded[1:]:
+        for name, exam in loaded[0].exams.items():
+            np.testing.assert_array_equal(other.exams[name].images, exam.images)
+    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(folder.parent / "cache") in line]
+    assert mapped
+    assert not [line for line in mapped if line.endswith("(deleted)")]  # nobody put another copy in its place
 
 
 def test_an_exam_that_cannot_be_used_leaves_nothing_half_cut(folder):

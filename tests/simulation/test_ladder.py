@@ -64,6 +64,15 @@ def test_every_rung_takes_as_many_steps_on_as_many_images(folders, tmp_path):
     assert len({run.folder for run in planned}) == len(planned)
 
 
+def test_variants_are_those_that_are_asked_for(folders, tmp_path):
+    asked = plan_ladder(ladder_config(folders, "study.variants=[noised,int8]", "study.folds=[0]"), tmp_path)
+    assert [run.key.rung.name for run in asked] == [*NAMES[:-4], "dsl_msc_2_noised", "dsl_msc_2_int8"]
+    without = plan_ladder(ladder_config(folders, "study.variants=[]", "study.folds=[0]"), tmp_path)
+    assert [run.key.rung.name for run in without] == NAMES[:-4]
+    with pytest.raises(ConfigurationError, match=r"study\.variants=int4 is not known"):
+        ladder_config(folders, "study.variants=[int4]")
+
+
 def test_a_variant_is_unlike_its_twin_in_one_word(folders, tmp_path):
     planned = {run.key.rung.name: run.config for run in plan_ladder(ladder_config(folders), tmp_path)}
     assert planned["dsl_msc_2_first_order"].prototypes.order == "first"
