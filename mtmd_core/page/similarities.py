@@ -37,24 +37,32 @@ def from_prototypes(told: Mapping[str, Any], within: bool) -> Html:
     lines = [line for line in told.get("lines", ()) if within or line["domain"] != line["other_domain"]]
     rows = _rows(lines, lambda line: _value(line["mean"]))
     title = "Cosine similarity that prototypes tell: no embedding leaves its site"
-    shown = [table(title, _header(lines), rows), element("p", _how(told.get("rounds", {})), class_="note")]
+    shown = [
+        table(title, _header(lines), rows),
+        element(
+            "p",
+            _how(told.get("rounds", {}), any(line["domain"] != line["other_domain"] for line in lines)),
+            class_="note",
+        ),
+    ]
     if any("minus_pooled" in line for line in lines):
         off = _rows(lines, lambda line: number(line.get("minus_pooled"), 3, sign=True))
         shown.insert(1, table("The same minus the mean of pooled pairs, which a simulation knows", _header(lines), off))
     return join(shown) if lines else Html()
 
 
-def _how(rounds: Mapping[str, int]) -> str:
-    means = "Between two sites: the product of the mean embeddings, which is the mean over all pairs of their slices."
+def _how(rounds: Mapping[str, int], between: bool) -> str:
+    means = "Between two sites: the product of the mean embeddings, which is the mean over all pairs of their slices. "
+    means = means if between else ""
     if not rounds:
-        return f"{means} This strategy sends no prototypes: the means are those that they would have held."
+        return f"{means}This strategy sends no prototypes: the means are those that they would have held."
     which = sorted(set(rounds.values()))
     if len(which) == 1:
         said = f"round {which[0]}"
     else:
         said = "rounds " + ", ".join(f"{round_} ({site})" for site, round_ in sorted(rounds.items()))
     return (
-        f"{means} From the prototypes of {said}: of slices as training saw them, in a network that was still changing, with "
+        f"{means}From the prototypes of {said}: of slices as training saw them, in a network that was still changing, with "
         "the noise, if any, that a site put on them."
     )
 
