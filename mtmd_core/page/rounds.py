@@ -1,6 +1,7 @@
 """What a run's rounds left, one line a site and round, as curves and sums."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from mtmd_core.quantities import say_bytes, say_duration
 
 from .charts import Line, legend, line_chart
 from .html import Html, element, join
-from .numbers import duration, number, significant, size
+from .numbers import Number, duration, number, significant, size
 from .tables import folded, narrow_tables, table
 
 Lines = Sequence[Mapping[str, Any]]
@@ -25,6 +26,8 @@ _SUMMED = (
     "bytes_from_site",
     "prototype_bytes_from_site",
 )
+_SEPARATORS = re.compile("/foreground_mean/|[/_]")
+"""Of the words in a number's name; a heading is broken between words."""
 _PLACES = ("run", "round", "step", "network", "site")
 
 
@@ -117,13 +120,15 @@ def lines_table(lines: Lines) -> Html:
         return Html()
     names = [name for name in dict.fromkeys(name for line in lines for name in line) if name not in _PLACES]
     places = [name for name in _PLACES if any(name in line for line in lines)]
-    header = [*(name.capitalize() for name in places), *(name.replace("/foreground_mean/", " ") for name in names)]
-    rows = (
-        [*(line.get(place) for place in places), *(significant(line.get(name), 4) for name in names)] for line in lines
-    )
+    header = [*(name.capitalize() for name in places), *(_SEPARATORS.sub(" ", name) for name in names)]
+    rows = ([*(line.get(place) for place in places), *(_exact(line.get(name)) for name in names)] for line in lines)
     return folded(
         f"Every number of every round ({len(lines)} lines)", narrow_tables("As measured", header, rows, len(places))
     )
+
+
+def _exact(value: float | None) -> Number:
+    return number(value) if isinstance(value, int) else significant(value, 4)
 
 
 def rounds(lines: Lines, sums: Mapping[str, Mapping[str, float]]) -> Html:

@@ -37,14 +37,9 @@ def from_prototypes(told: Mapping[str, Any], within: bool) -> Html:
     lines = [line for line in told.get("lines", ()) if within or line["domain"] != line["other_domain"]]
     rows = _rows(lines, lambda line: _value(line["mean"]))
     title = "Cosine similarity that prototypes tell: no embedding leaves its site"
-    shown = [
-        table(title, _header(lines), rows),
-        element(
-            "p",
-            _how(told.get("rounds", {}), any(line["domain"] != line["other_domain"] for line in lines)),
-            class_="note",
-        ),
-    ]
+    between = any(line["domain"] != line["other_domain"] for line in lines)
+    note = element("p", _how(told.get("rounds", {}), between), class_="note")
+    shown = [table(title, _header(lines), rows), note]
     if any("minus_pooled" in line for line in lines):
         off = _rows(lines, lambda line: number(line.get("minus_pooled"), 3, sign=True))
         shown.insert(1, table("The same minus the mean of pooled pairs, which a simulation knows", _header(lines), off))

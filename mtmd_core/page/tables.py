@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from .html import Html, element, join
 from .numbers import UNDEFINED, Number
 
+_LONG_WORD = 24
+"""Characters."""
+
 
 def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[object]], emphasised: int = 0) -> Html:
     """A table whose first cell of each row is the row's heading; empty markup where there is no row.
@@ -26,7 +29,7 @@ def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[object]],
     )
     lines = []
     for place, (first, *cells) in enumerate(body):
-        marked = (element("td", cell, class_="n" if isinstance(cell, Number) else None) for cell in cells)
+        marked = (element("td", cell, class_=_kind(cell)) for cell in cells)
         summing = "sum" if place >= len(body) - emphasised else None
         lines.append(element("tr", element("th", first, scope="row"), *marked, class_=summing))
     whole = element(
@@ -36,6 +39,14 @@ def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[object]],
         element("tbody", *lines),
     )
     return element("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
+
+
+def _kind(cell: object) -> str | None:
+    """Numbers stand to the right; a long word, such as a path, may be broken anywhere."""
+    if isinstance(cell, Number):
+        return "n"
+    longest = 0 if isinstance(cell, Html) else max(map(len, str(cell).split()), default=0)
+    return "long" if longest > _LONG_WORD else None
 
 
 def narrow_tables(
