@@ -50,7 +50,7 @@ def _kind(cell: object) -> str | None:
 
 
 def narrow_tables(
-    caption: str, header: Sequence[str], rows: Iterable[Sequence[object]], kept: int, most: int = 9
+    caption: str, header: Sequence[str], rows: Iterable[Sequence[object]], kept: int, most: int = 11
 ) -> Html:
     """A table with many columns as several that fit on a screen and on paper.
 
@@ -59,12 +59,13 @@ def narrow_tables(
         header: titles of the columns.
         rows: as for :func:`table`.
         kept: how many of the first columns say what a row is about; every part has them.
-        most: of the other columns in a part.
+        most: columns of a part, with these.
     """
-    body, count = [list(row) for row in rows], max(1, math.ceil((len(header) - kept) / most))
+    body, others = [list(row) for row in rows], max(1, most - kept)
+    count = max(1, math.ceil((len(header) - kept) / others))
     parts = []
     for part in range(count):
-        own = slice(kept + part * most, kept + (part + 1) * most)
+        own = slice(kept + part * others, kept + (part + 1) * others)
         title = caption if count == 1 else f"{caption}, {part + 1} of {count}"
         parts.append(table(title, [*header[:kept], *header[own]], ([*row[:kept], *row[own]] for row in body)))
     return join(parts)

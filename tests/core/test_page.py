@@ -129,11 +129,11 @@ def test_what_prototypes_tell_says_where_it_comes_from() -> None:
 
 def test_a_table_of_many_columns_comes_in_parts_that_name_their_rows() -> None:
     header = ["site", "round", *(f"c{place}" for place in range(7))]
-    whole = narrow_tables("As measured", header, [["knee", number(1), *map(number, range(7))]], kept=2, most=3)
+    whole = narrow_tables("As measured", header, [["knee", number(1), *map(number, range(7))]], kept=2, most=5)
     assert re.findall(r"<caption>([^<]*)", whole) == [f"As measured, {part} of 3" for part in (1, 2, 3)]
     assert whole.count(">knee</th>") == 3
     assert [whole.count(f">c{place}<") for place in range(7)] == [1] * 7
-    assert "1 of" not in narrow_tables("Few", header[:4], [["knee", number(1), number(2), number(3)]], kept=2, most=3)
+    assert "1 of" not in narrow_tables("Few", header[:4], [["knee", number(1), number(2), number(3)]], kept=2, most=5)
 
 
 def test_what_is_nothing_when_rounded_has_no_sign_and_minus_is_as_wide_as_plus() -> None:
