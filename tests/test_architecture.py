@@ -1,6 +1,8 @@
 """Who may enter which room, read from the code's own imports."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,16 @@ def test_flowers_internal_names_are_imported_in_one_file(room: str) -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("flwr"):
                 assert node.module in public, f"{path.relative_to(ROOT)} imports {node.module}"
+
+
+@pytest.mark.parametrize("module", ["client.app", "server.app", "simulation.runs"])
+def test_what_builds_an_att_unet_never_waits_for_timm(module: str) -> None:
+    code = (
+        f"import sys, {module}\n"
+        "from mtmd_core.config import NetworkConfig\n"
+        "from mtmd_core.networks.build import build_network\n"
+        "build_network(NetworkConfig('att_unet', 2), {'knee': 3}, 0)\n"
+        "print(sorted({'timm', 'torchvision', 'matplotlib', 'sklearn'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

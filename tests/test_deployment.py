@@ -24,7 +24,8 @@ from simulation.command import simulate
 
 WAIT_SECONDS = 300
 WORDS = {
-    "dsl": ("federation.rounds=4", "federation.validate_every_rounds=4"),
+    # int8: what rounding left behind is a site's to keep, over its end too.
+    "dsl": ("federation.rounds=4", "federation.validate_every_rounds=4", "federation.update_encoding=int8"),
     "dsl_msc_mjap": (
         "strategy=dsl_msc_mjap",
         "data.slice_size=32",

@@ -14,19 +14,9 @@ from mtmd_core.words import nearest
 
 from .att_unet import AttUNet
 from .autoencoder import Autoencoder
-from .dense_unet import DenseUNet
 from .domain_layers import DomainOutput
-from .efficient_unet import EfficientUNet
-from .encoder_weights import read_encoder_weights
-from .inception_unet import InceptionUNet
-from .pretrained_unet import PretrainedUNet
 
 WITH_WIDTH: dict[str, type[nn.Module]] = {"att_unet": AttUNet, AUTOENCODER: Autoencoder}
-PRETRAINED: dict[str, type[PretrainedUNet]] = {
-    "inception_unet": InceptionUNet,
-    "dense_unet": DenseUNet,
-    "efficient_unet": EfficientUNet,
-}
 
 FOREGROUND_PRIOR = 0.05
 """Share of foreground pixels that an untrained network expects."""
@@ -48,11 +38,13 @@ def build_network(config: NetworkConfig, domains: Mapping[str, int], seed: int) 
     network = _uninitialised(config, domains)
     initialise(network, seed)
     if config.encoder_weights != NO_WEIGHTS:
-        if not isinstance(network, PretrainedUNet):
+        if config.name in WITH_WIDTH:
             raise ConfigurationError(
                 f"network.encoder_weights is '{config.encoder_weights}', but {config.name} has an encoder of its own, "
                 f"for which there are no weights: give network.encoder_weights={NO_WEIGHTS}."
             )
+        from .encoder_weights import read_encoder_weights
+
         network.load_encoder(read_encoder_weights(config.encoder_weights, network.encoder_name))
     return network
 
@@ -87,7 +79,9 @@ def embedding_sizes(config: NetworkConfig) -> list[int]:
 def _uninitialised(config: NetworkConfig, domains: Mapping[str, int]) -> nn.Module:
     if config.name in WITH_WIDTH:
         return WITH_WIDTH[config.name](domains, config.width)
-    if config.name in PRETRAINED:
+    if config.name in NETWORKS:
+        from .pretrained import PRETRAINED
+
         return PRETRAINED[config.name](domains)
     raise ConfigurationError(f"network.name is '{config.name}'; {nearest(config.name, NETWORKS)}")
 

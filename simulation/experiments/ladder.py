@@ -19,6 +19,8 @@ from ..ladder_plot import draw_ladder
 from ..study import Outcome, carry_out
 
 MEGABYTE = 1e6
+WIDE = 110
+"""Columns of a terminal that the whole table needs."""
 
 
 def run_ladder(config: RunConfig, words: Sequence[str], folder: Path, console: Console) -> dict:
@@ -105,25 +107,30 @@ def _interval(name: str, difference: Difference) -> Row:
 
 
 def _print(rows: Sequence[Row], sites: Sequence[str], console: Console) -> None:
-    table = Table(Column("rung", no_wrap=True), *sites, "mean", "worst", title="Dice in % on the test exams")
-    for title in ("− twin (95 % CI)", "− local (95 % CI)", "MB", "s"):
-        table.add_column(title, justify="right")
+    """What fits: a terminal of 80 columns has no room for traffic and time."""
+    wide = console.width >= WIDE
+    titles = [*sites, "mean", "worst", "− twin", "− local", *(("MB", "s") if wide else ())]
+    table = Table(Column("rung", no_wrap=True), title="Dice in % on the test exams", padding=(0, 1 if wide else 0))
+    for title in titles:
+        table.add_column(title, justify="right", min_width=4)
     for row in rows:
         cells = [_number(row[f"{site}_dice_mean"]) for site in sites]
-        table.add_row(
-            row["rung"], *cells, _number(row["dice_mean"]), _number(row["worst_site_dice"]),
-            *(_with_interval(row, name) for name in ("minus_twin", "minus_local")),
-            _number((row["megabytes_to_sites"] or 0) + (row["megabytes_from_sites"] or 0)), _number(row["seconds"], 0),
-        )  # fmt: skip
+        cells += [_number(row["dice_mean"]), _number(row["worst_site_dice"])]
+        cells += [_with_interval(row, name) for name in ("minus_twin", "minus_local")]
+        cells += [_number((row["megabytes_to_sites"] or 0) + (row["megabytes_from_sites"] or 0), 0)]
+        cells += [_number(row["seconds"], 0)]
+        table.add_row(row["rung"], *cells[: len(titles)])
     console.print(table)
-    console.print("twin: the pooled run of the same strategy; of a variant, the rung without it")
+    console.print(
+        "twin: the pooled run of the same strategy; of a variant, the rung without it. ±: 95 % confidence interval"
+    )
 
 
 def _with_interval(row: Row, name: str) -> str:
     if row[name] is None:
         return ""
-    interval = "" if row[f"{name}_low"] is None else f" ({row[f'{name}_low']:+.1f} to {row[f'{name}_high']:+.1f})"
-    return f"{row[name]:+.1f}{interval}"
+    half = "" if row[f"{name}_low"] is None else f" ±{(row[f'{name}_high'] - row[f'{name}_low']) / 2:.1f}"
+    return f"{row[name]:+.1f}{half}"
 
 
 def _number(value: float | None, digits: int = 1) -> str:

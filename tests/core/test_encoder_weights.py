@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from mtmd_core.config import NetworkConfig
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.models import ModelCard, SiteCard, load_model, save_model
-from mtmd_core.networks.build import PRETRAINED, build_network
+from mtmd_core.networks.build import build_network
 from mtmd_core.networks.encoder_weights import read_encoder_weights
+from mtmd_core.networks.pretrained import PRETRAINED
 from mtmd_core.parameters import partition
 from mtmd_core.strategies import Sharing, label_spaces
 

@@ -12,9 +12,10 @@ from mtmd_core.config import STRIDES, NetworkConfig
 from mtmd_core.data.batches import Batch
 from mtmd_core.networks.att_unet import AttUNet
 from mtmd_core.networks.blocks import MergedUpConv, UpConv
-from mtmd_core.networks.build import PRETRAINED, build_network, count_parameters
+from mtmd_core.networks.build import build_network, count_parameters
 from mtmd_core.networks.domain_layers import DomainBatchNorm2d, DomainLayer, Routing
 from mtmd_core.networks.excited_projection import ExcitedProjection
+from mtmd_core.networks.pretrained import PRETRAINED
 from mtmd_core.networks.pretrained_unet import PretrainedUNet
 from mtmd_core.parameters import partition
 from mtmd_core.strategies import EVERY_SITE, Sharing
@@ -59,7 +60,7 @@ def test_parameters_are_as_many_as_in_table_1(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_counting_needs_neither_weights_nor_memory(name, monkeypatch):
-    monkeypatch.setattr("mtmd_core.networks.build.read_encoder_weights", None)
+    monkeypatch.setattr("mtmd_core.networks.encoder_weights.read_encoder_weights", None)
     shared = sum(parameter.numel() for parameter in on_meta(name, {}).parameters())
     assert count_parameters(NetworkConfig(name, encoder_weights="imagenet")) == shared
 
