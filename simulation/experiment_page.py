@@ -31,7 +31,9 @@ def experiment_page(folder: Path, content: Mapping[str, Any]) -> str:
     """The page of an experiment: numbers of its summary at the head, rows and nested values as tables."""
     own = {name: value for name, value in content.items() if name not in _SHOWN_ELSEWHERE}
     single = {
-        name: _cell(value) for name, value in own.items() if isinstance(value, int | float | str) and name != "title"
+        name: _cell(value)
+        for name, value in own.items()
+        if isinstance(value, int | float | str) and name not in ("title", "interrupted")
     }
     single |= {"interrupted": "yes"} if content["interrupted"] else {}
     single |= {"seconds": duration(content["seconds"])} if "seconds" in content else {}
