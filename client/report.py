@@ -1,10 +1,12 @@
 """The site's own page, for the site alone: its exams, its structures by name, its rounds, and what has left it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mtmd_core.durable import write_json, write_text
 from mtmd_core.page.configuration import versions, versions_table, words
@@ -15,12 +17,17 @@ from mtmd_core.page.html import Html, element
 from mtmd_core.page.numbers import number, score, size
 from mtmd_core.page.rounds import read_lines, rounds, totals
 from mtmd_core.page.scores import scores
+from mtmd_core.page.similarities import from_prototypes
 from mtmd_core.page.tables import facts, table
+from mtmd_core.prototype_similarities import prototype_similarities
+from mtmd_core.strategies import Contrast, strategy_named
 from mtmd_core.wire import RoundPlan
 
 REPORT = "report.html"
 ROUNDS = "round_metrics.jsonl"
 """Everything that the site measured in its rounds, whether it may leave or not."""
+_WITHIN = "similarity_within/"
+"""Begins the names of what a round's prototypes tell of the site's own slices."""
 
 
 def note_round(results: Path, plan: RoundPlan, site: str, metrics: Mapping[str, float]) -> None:
@@ -31,6 +38,15 @@ def note_round(results: Path, plan: RoundPlan, site: str, metrics: Mapping[str, 
     results.mkdir(parents=True, exist_ok=True)
     with open(results / ROUNDS, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
+
+
+def similarity_within(plan: RoundPlan, prototypes: Mapping[str, np.ndarray] | None) -> dict[str, float]:
+    """How alike the site's slices are to each other at each scale, by the prototypes that it sends; for its own page alone."""
+    if prototypes is None:
+        return {}
+    single_scale = strategy_named(plan.strategy).contrast is Contrast.SINGLE_SCALE
+    lines = prototype_similarities({"here": prototypes}, single_scale)
+    return {f"{_WITHIN}{line['scale']}": line["mean"] for line in lines}
 
 
 def write_report(
@@ -58,6 +74,7 @@ def write_report(
         "versions": versions(),
     }
     content["round_metrics_totals"] = totals(content["round_metrics"])
+    content["prototypes"] = _told_by_prototypes(site, content["round_metrics"])
     write_json(results / "summary.json", content)
     write_text(results / REPORT, site_page(content, results))
 
@@ -79,6 +96,7 @@ def site_page(content: Mapping[str, Any], results: Path) -> str:
     sections = [
         Section("result", "Result", scores({"sites": {site: content}})),
         Section("rounds", "Rounds", own),
+        Section("representations", "Representations", from_prototypes(content["prototypes"], within=True)),
         Section("left", "What has left this site", _left(content["left"])),
         Section("exams", "Exams", exams({site: content["data"]})),
         Section("pictures", "Pictures", figures(results)),
@@ -87,6 +105,16 @@ def site_page(content: Mapping[str, Any], results: Path) -> str:
     ]
     notice = "For this site alone: it names exams and structures. Nothing of it has been sent."
     return document(f"Site {site}", lead, sections, notice)
+
+
+def _told_by_prototypes(site: str, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The last round's similarities within the site; empty where it made no prototypes."""
+    told = [line for line in lines if any(name.startswith(_WITHIN) for name in line)]
+    if not told:
+        return {}
+    means = {name.removeprefix(_WITHIN): mean for name, mean in told[-1].items() if name.startswith(_WITHIN)}
+    own = [{"scale": scale, "domain": site, "other_domain": site, "mean": mean} for scale, mean in means.items()]
+    return {"rounds": {site: told[-1]["round"]}, "lines": own}
 
 
 def what_left(ledger: Path, run: str) -> list[dict[str, Any]]:

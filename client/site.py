@@ -32,7 +32,7 @@ from .limits import Limits, check_plan, check_terms
 from .outbox import Outbox
 from .prior import SitePrior
 from .privacy import PrivacyBudget
-from .report import note_round, write_report
+from .report import note_round, similarity_within, write_report
 from .settings import SiteSettings
 from .site_state import DiskState, SiteState
 
@@ -117,10 +117,10 @@ class Site:
         metrics |= {"seconds_training": time.perf_counter() - started, "steps": learner.steps(plan)}
         if plan.tell_slices:
             metrics["training_slices"] = learner.slices
+        prototypes = learner.prototypes(plan, terms, self.policy)
         if self.results is not None:
             with best_effort("the round's line on the site's page"):
-                note_round(self.results, plan, self.name, metrics)
-        prototypes = learner.prototypes(plan, terms, self.policy)
+                note_round(self.results, plan, self.name, metrics | similarity_within(plan, prototypes))
         learner.remember(plan, self.state)
         return self._receipt(plan), metrics, prototypes
 

@@ -1,37 +1,26 @@
-"""What embeddings tell of domains: how alike they are, and maps of them in the plane (the paper, section 3.5).
+"""What embeddings tell of domains: how alike they are (the paper, section 3.5; maps of them: :mod:`mtmd_core.plane_maps`).
 
 Embeddings are rows, [n, E], of one domain and one scale. Everything random is drawn from a generator that is given.
 """
 
 import itertools
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mtmd_core.seeds import derive_seed
 
+SCALES = tuple(f"s{number}" for number in range(1, 10))
+"""Five of the encoder, s5 being the bottleneck, and four of the decoder."""
 PAIRS = 100_000
 """Random pairs within and between domains (section 3.5)."""
-PRINCIPAL_COMPONENTS = 50
-"""What longer embeddings are reduced to before t-SNE."""
-PERPLEXITY, LEARNING_RATE = 30.0, 200.0
-"""Of t-SNE. scikit-learn's learning rate, as the paper's presumably is: others would call it 800."""
-FEWEST_FOR_A_MAP = 4
-"""Embeddings; of fewer, a perplexity of 1 is more than a third."""
 
 _AT_ONCE = 10_000  # pairs; gathered in one go, 1e5 pairs of 512 numbers would take 800 MB
+_GRAM_ENTRIES_A_PAIR = 20  # up to here a product of matrices, all pairs there are, is faster than to gather those drawn
 
 DomainPair = tuple[str, str]
 """Two domains in the order of their names; the same one twice for what lies within it."""
-
-
-class PlaneMap(NamedTuple):
-    """Places in the plane, [n, 2], and the perplexity that they were made with."""
-
-    places: NDArray[np.float64]
-    perplexity: float
 
 
 def domain_pairs(domains: Mapping[str, object]) -> list[DomainPair]:
@@ -103,37 +92,6 @@ def expected_similarity_within(mean: ArrayLike, slices: int) -> float:
     return float((slices * (length @ length) - 1) / (slices - 1))
 
 
-def plane_map(embeddings: NDArray, seed: int) -> PlaneMap:
-    """t-SNE (van der Maaten and Hinton 2008), after principal components where embeddings have more than 50 numbers.
-
-    Perplexity is 30, and a third of the other points where those are fewer than 90: it is the number of neighbours that a
-    point is to have, and must leave some that are none.
-
-    Args:
-        embeddings: [n, E], of all domains together.
-        seed: of the map.
-
-    Raises:
-        ValueError: for fewer than four embeddings.
-    """
-    from sklearn.decomposition import PCA  # slow to import, and needed for pictures alone
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
-
-    count, length = embeddings.shape
-    if count < FEWEST_FOR_A_MAP:
-        raise ValueError(f"{count} embeddings make no map; expected {FEWEST_FOR_A_MAP} or more.")
-    points, perplexity = np.asarray(embeddings, np.float64), min(PERPLEXITY, (count - 1) / 3)
-    if np.ptp(points, axis=0).max() < np.finfo(np.float32).eps:  # all the same: no neighbour is nearer than another
-        return PlaneMap(np.zeros((count, 2)), perplexity)
-    if length > PRINCIPAL_COMPONENTS:
-        points = PCA(min(PRINCIPAL_COMPONENTS, count), svd_solver="full").fit_transform(points)
-    tsne = TSNE(perplexity=perplexity, learning_rate=LEARNING_RATE, init="pca", random_state=_for_numpy(seed))
-    with threadpool_limits(1):  # threads that wait for each other cost more than they save on so few points
-        places = tsne.fit_transform(points)
-    return PlaneMap(places.astype(np.float64), perplexity)
-
-
 def _unit(domain: str, embeddings: NDArray) -> NDArray[np.float64]:
     if embeddings.ndim != 2:
         raise ValueError(f"The embeddings of {domain} have shape {embeddings.shape}; expected [slices, numbers].")
@@ -154,15 +112,10 @@ def _draw(unit: Mapping[str, NDArray], one: str, other: str, seed: int, pairs: i
 
 
 def _similarities(one: NDArray, other: NDArray, draw: tuple[NDArray, NDArray]) -> NDArray[np.float64]:
-    if len(one) * len(other) <= len(draw[0]):
+    if len(one) * len(other) <= _GRAM_ENTRIES_A_PAIR * len(draw[0]):
         return (one @ other.T)[draw].clip(-1, 1)
     parts = [
         np.einsum("pe,pe->p", one[draw[0][start : start + _AT_ONCE]], other[draw[1][start : start + _AT_ONCE]])
         for start in range(0, len(draw[0]), _AT_ONCE)
     ]
     return np.concatenate([np.empty(0), *parts]).clip(-1, 1)
-
-
-def _for_numpy(seed: int) -> int:
-    """A seed of the 32 bits that scikit-learn takes."""
-    return derive_seed(seed, "t-SNE") % 2**32

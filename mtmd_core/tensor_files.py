@@ -45,6 +45,23 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     return tensors, json.loads(metadata["facts"])
 
 
+def peek_tensors(path: Path, prefix: str) -> tuple[dict[str, Tensor], dict]:
+    """The tensors whose names begin with ``prefix``, and the facts; unchecked, for that would take reading the whole file.
+
+    For pages that are made every few seconds while a run goes on, never for what a run goes on with.
+
+    Raises:
+        DamagedFileError: if the file is missing, cut short or of another kind.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - not a mapping
+            return {name: file.get_tensor(name) for name in names}, json.loads(metadata["facts"])
+    except (OSError, SafetensorError, KeyError) as error:
+        raise DamagedFileError(f"{path} cannot be read as a file of tensors: {error}") from None
+
+
 def _checksum(tensors: Mapping[str, Tensor], facts: str) -> str:
     digest = hashlib.blake2b(facts.encode(), digest_size=16)
     for name in sorted(tensors):

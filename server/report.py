@@ -15,7 +15,10 @@ from mtmd_core.page.html import Html, element
 from mtmd_core.page.numbers import number, score
 from mtmd_core.page.rounds import last_round, read_lines, refusals, refusals_table, rounds, totals
 from mtmd_core.page.scores import site_table, structure_table
+from mtmd_core.page.similarities import from_prototypes
 from mtmd_core.page.tables import facts, table
+
+from .released_prototypes import told_by_prototypes
 
 REPORT = "report.html"
 _PLACES = ("sites", "data.cache_dir", "autoencoder.model")
@@ -52,6 +55,8 @@ def told_by(state: Path) -> dict[str, Any]:
         lines = read_lines(state / f"{prefix}round_metrics.jsonl")
         content |= {f"{name}round_metrics": lines, f"{name}round_metrics_totals": totals(lines)}
     content["refusals"] = refusals(state / "audit.jsonl", run.get("name"))
+    known = content["configuration"]
+    content["prototypes"] = told_by_prototypes(state, run.get("name"), known["strategy"]) if known else {}
     summary = _read(state / "summary.json") if content["finished"] else {}
     return content | {name: summary[name] for name in ("mean", "deviation", "worst_site", "sites") if name in summary}
 
@@ -73,6 +78,7 @@ def run_page(content: Mapping[str, Any], refresh_seconds: int | None = None) -> 
             "Rounds of the auto-encoder",
             rounds(content["autoencoder_round_metrics"], content["autoencoder_round_metrics_totals"]),
         ),
+        Section("representations", "Representations", from_prototypes(content["prototypes"], within=True)),
         Section("refusals", "Replies that were left out", refusals_table(content["refusals"])),
         Section("sites", "Sites", _sites(content["structures"])),
         Section("configuration", "Configuration", words(known, words_of(RunConfig()))),

@@ -67,13 +67,14 @@ def compare(contenders: Sequence[Contender]) -> dict[str, Any]:
         ``methods``: a list, in the order given, of each one's facts and of its scores as fractions and mm;
         ``differences`` of Dice in percentage points to the method that ``reference_of`` names, paired over folds, or over
         sites where there is one fold; ``slice_statistics``: those of Table 4 of the paper; ``curves``: title → points of
-        training steps and mean validation Dice.
+        training steps and mean validation Dice; ``similarities`` of embeddings within and between sites at every scale.
     """
     return {
         "methods": [_method(each) for each in contenders],
         "differences": [line for each in contenders for line in _differences(each, reference_of(each, contenders))],
         "slice_statistics": [line for each in contenders for line in _slices(each, reference_of(each, contenders))],
         "curves": {each.title: _curve(each) for each in contenders},
+        "similarities": [line for each in contenders for line in _similarities(each)],
     }
 
 
@@ -194,6 +195,24 @@ def _slices(contender: Contender, reference: Contender | None) -> list[dict[str,
                 }
             )
     return lines
+
+
+def _similarities(contender: Contender) -> list[dict[str, Any]]:
+    """A line a scale: mean cosine similarity within sites and between them, over sites or pairs of them, then over folds."""
+    known: dict[str, dict[bool, list[float]]] = {}
+    for content in contender.finished.values():
+        for line in content.get("similarities", ()):
+            between = line["domain"] != line["other_domain"]
+            known.setdefault(line["scale"], {}).setdefault(between, []).append(line["mean"])
+    return [
+        {"method": contender.title, "scale": scale}
+        | {name: _mean(means.get(between)) for name, between in (("within", False), ("between", True))}
+        for scale, means in known.items()
+    ]
+
+
+def _mean(values: Sequence[float] | None) -> float | None:
+    return round(sum(values) / len(values), 6) if values else None
 
 
 def _curve(contender: Contender) -> list[tuple[float, float]]:

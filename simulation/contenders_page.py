@@ -4,20 +4,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mtmd_core.page.charts import Interval, Line, interval_chart, legend, line_chart
+from mtmd_core.page.charts import Line, legend, line_chart
 from mtmd_core.page.document import Section, document
 from mtmd_core.page.exams import exams
 from mtmd_core.page.figures import figures
 from mtmd_core.page.html import Html, element, join
-from mtmd_core.page.numbers import METRICS, Number, duration, number, score, significant, size, spread
+from mtmd_core.page.numbers import METRICS, Number, duration, number, score, size, spread
 from mtmd_core.page.scores import metrics_in
 from mtmd_core.page.tables import facts, folded, table
-from mtmd_core.statistics import ALPHA
 
 from .contenders import MEAN
 from .run_page import made_with
+from .rungs_table import rungs_table
+from .similarity_tables import of_methods, of_table5
+from .statistics_tables import differences, slice_statistics
 
 Methods = Sequence[Mapping[str, Any]]
+
+_RUNS_NAMED = 3
+"""Runs that a value is said to be of by name; of more, their number."""
+_LINES_A_CHART = 5
+_METHODS_SHOWN = 6
+"""Of more methods than these, metrics but Dice are folded away."""
 
 
 def contenders_page(folder: Path, content: Mapping[str, Any]) -> str:
@@ -29,12 +37,14 @@ def contenders_page(folder: Path, content: Mapping[str, Any]) -> str:
     """
     methods = content["methods"]
     sections = [
+        Section("rungs", "Rungs", rungs_table(content["rows"]) if content.get("experiment") == "ladder" else Html()),
         Section("result", "Result", _result(methods)),
-        Section("differences", "Differences of Dice", _differences(content["differences"])),
+        Section("differences", "Differences of Dice", differences(content["differences"])),
         Section("structures", "Structures", _structures(methods)),
-        Section("slices", "Statistics of slices", _slices(content["slice_statistics"])),
+        Section("representations", "Representations", _representations(content)),
+        Section("slices", "Statistics of slices", slice_statistics(content["slice_statistics"])),
         Section("curves", "Validation while training", _curves(content["curves"])),
-        Section("pictures", "Pictures", figures(folder)),
+        Section("pictures", "Pictures", figures(folder, content.get("captions"))),
         Section("exams", "Exams, as the first fold splits them", exams(content.get("data", {}))),
         Section("runs", "Runs", _runs(content)),
         Section("varying", "What the runs differ in", _varying(content.get("varying", {}))),
@@ -96,7 +106,11 @@ def _result(methods: Methods) -> Html:
         if metrics
     ]
     note = "Mean ± sample standard deviation over folds; a method that is not tested on a site has a dash there."
-    return join([dice, *all_metrics, _cost(methods), element("p", note, class_="note")])
+    said = element("p", note, class_="note")
+    if len(methods) > _METHODS_SHOWN:
+        of_mean, *of_each = all_metrics or [Html()]
+        return join([dice, of_mean, folded("All metrics of each site", *of_each), _cost(methods), said])
+    return join([dice, *all_metrics, _cost(methods), said])
 
 
 def _cost(methods: Methods) -> Html:
@@ -113,53 +127,28 @@ def _cell(values: Mapping[str, Mapping[str, float | None]] | None, metric: str) 
     return spread(metric, own.get("mean"), own.get("deviation"))
 
 
-def _differences(lines: Sequence[Mapping[str, Any]]) -> Html:
-    if not lines:
-        return Html()
-    of_means = [line for line in lines if line["site"] == MEAN]
-    chart = interval_chart(
-        "Difference of Dice, mean of sites, percentage points, with its 95 % interval",
-        [Interval(line["method"], line["mean"], line["low"], line["high"]) for line in of_means],
-    )
-    rows = (
-        [
-            line["method"],
-            line["reference"],
-            line["site"],
-            number(line["mean"], 2, sign=True),
-            number(line["low"], 2, sign=True),
-            number(line["high"], 2, sign=True),
-            Number(f"{number(line['pairs'])} of {line['over']}"),
-        ]
-        for line in lines
-    )
-    header = ["Method", "against", "Site", "Difference", "95 % from", "to", "Pairs"]
-    note = (
-        "Percentage points of Dice, paired; Student's t over folds, or over sites where there is one fold. One pair has no "
-        "interval, and an interval over few pairs is wide."
-    )
-    return join([chart, table("Paired differences", header, rows), element("p", note, class_="note")])
-
-
 def _structures(methods: Methods) -> Html:
-    places = dict.fromkeys(
-        (site, structure)
-        for method in methods
-        for site, structures in method["structures"].items()
-        for structure in structures
-    )
+    """A table a site and metric: a row a method, a column a structure."""
+    names: dict[str, dict[str, None]] = {}
+    for method in methods:
+        for site, structures in method["structures"].items():
+            names.setdefault(site, {}).update(dict.fromkeys(structures))
     metrics = metrics_in(
         *(own for method in methods for each in method["structures"].values() for own in each.values())
     )
 
     def of(metric: str) -> Html:
-        return table(
-            METRICS[metric].heading,
-            ["Site", "Structure", *(method["title"] for method in methods)],
-            (
-                [site, name, *(_cell(m["structures"].get(site, {}).get(name), metric) for m in methods)]
-                for site, name in places
-            ),
+        return join(
+            table(
+                f"{METRICS[metric].heading}: {site}",
+                ["Method", *structures],
+                (
+                    [m["title"], *(_cell(m["structures"][site].get(name), metric) for name in structures)]
+                    for m in methods
+                    if site in m["structures"]
+                ),
+            )
+            for site, structures in names.items()
         )
 
     if not metrics:
@@ -167,35 +156,23 @@ def _structures(methods: Methods) -> Html:
     return join([of("dice"), folded("All other metrics", *(of(metric) for metric in metrics if metric != "dice"))])
 
 
-def _slices(lines: Sequence[Mapping[str, Any]]) -> Html:
-    if not lines:
-        return Html()
-    rows = (
-        [
-            line["method"],
-            METRICS[f"{line['metric']}_2d"].title,
-            number(line["slices"]),
-            number(line["mean"], 1),
-            number(line["up"], 1, sign=True),
-            number(None if line["down"] is None else -line["down"], 1, sign=True),
-            significant(line["normality_p"]),
-            line["reference"],
-            Number(f"{significant(line['same_distribution_p'])}{' *' if line['significant'] else ''}"),
-        ]
-        for line in lines
-    )
-    header = ["Method", "Metric", "Slices", "Mean, %", "to 84th", "to 16th", "p normal", "against", "p same"]
-    note = (
-        "Slices of all sites and folds together. To 84th, to 16th: from the mean to these percentiles. p normal: D'Agostino and "
-        f"Pearson. p same: Kolmogorov–Smirnov against the method that is named, * below {ALPHA}."
-    )
-    return join([table("2D scores", header, rows), element("p", note, class_="note")])
+def _representations(content: Mapping[str, Any]) -> Html:
+    own = of_table5(content["rows"]) if content.get("experiment") == "table5" else Html()
+    return own or of_methods(content["similarities"])
 
 
 def _curves(curves: Mapping[str, Sequence[Sequence[float]]]) -> Html:
-    lines = [Line(title, [(steps, 100 * dice) for steps, dice in points]) for title, points in curves.items()]
-    chart = line_chart("Validation Dice, mean of sites, %", lines, "training steps of a site", "{:.3g}".format)
-    return join([legend(curves), chart]) if chart else Html()
+    """Charts of a few methods each, all to one scale: more lines in one could not be told apart."""
+    lines = [Line(title, [(steps, 100 * dice) for steps, dice in points]) for title, points in curves.items() if points]
+    values = [dice for line in lines for _, dice in line.points]
+    title, x_title = "Validation Dice, mean of sites, %", "training steps of a site"
+    charts = []
+    for start in range(0, len(lines), _LINES_A_CHART):
+        own = lines[start : start + _LINES_A_CHART]
+        enclosing = (min(values), max(values))
+        chart = line_chart(title, own, x_title, "{:.3g}".format, enclosing)
+        charts.append(element("div", legend(line.name for line in own), chart))
+    return element("div", *charts, class_="charts") if charts else Html()
 
 
 def _runs(content: Mapping[str, Any]) -> Html:
@@ -214,8 +191,13 @@ def _runs(content: Mapping[str, Any]) -> Html:
 
 
 def _varying(words: Mapping[str, Mapping[str, Any]]) -> Html:
-    if not words:
-        return Html()
-    runs = next(iter(words.values()))
-    rows = ([word, *(str(values[run]) for run in runs)] for word, values in words.items())
-    return table("Words that are not the same for all runs", ["Word", *runs], rows)
+    rows = []
+    for word, values in words.items():
+        runs: dict[str, list[str]] = {}
+        for run, value in values.items():
+            runs.setdefault(str(value), []).append(run)
+        for value, own in runs.items():
+            rows.append(
+                [word, value, ", ".join(own) if len(own) <= _RUNS_NAMED else f"{len(own)} of {len(values)} runs"]
+            )
+    return table("Words that are not the same for all runs", ["Word", "Value", "Runs"], rows)

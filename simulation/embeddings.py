@@ -19,14 +19,11 @@ from mtmd_core.networks.autoencoder import one_hot
 
 from .trained import TrainedNetwork
 
-SCALES = tuple(f"s{number}" for number in range(1, 10))
-"""Five of the encoder, s5 being the bottleneck, and four of the decoder."""
-
 
 @dataclass(frozen=True)
 class SiteEmbeddings:
-    """Embeddings of a site's slices: one [n, E_s] a scale of :data:`SCALES`; ``validation`` [n] is True where the slice
-    belongs to the validation exam."""
+    """Embeddings of a site's slices: one [n, E_s] a scale of :data:`mtmd_core.representations.SCALES`; ``validation`` [n] is
+    True where the slice belongs to the validation exam."""
 
     scales: list[NDArray[np.float32]]
     validation: NDArray[np.bool_]

@@ -14,12 +14,17 @@ from .study import RunKey
 
 @dataclass(frozen=True)
 class FoundRun:
-    """A finished run: which one, its configuration, where it lies, and its summary."""
+    """A finished run: which one, what it is called among the others (runs of several folds share a title), its configuration,
+    where it lies, and its summary."""
 
     key: RunKey
+    title: str
     config: RunConfig
     folder: Path
     summary: dict
+
+    def __str__(self) -> str:
+        return f"{self.key.network} {self.title} fold {self.key.fold}"
 
     def dice(self, site: str) -> dict[str, float]:
         """Test exam of a site → mean Dice over its structures; none where the run did not test the site."""
@@ -40,21 +45,20 @@ class FoundRuns:
 
 
 def find_runs(folder: Path) -> FoundRuns:
-    """The runs in a study's folder, or the one run that the folder is; centralised and federated alike.
+    """The runs below a folder (of a study, a ladder, a demo), or the one run that it is; centralised and federated alike.
 
-    They come network by network, strategy by strategy, in the order of names, then of folds.
+    They come network by network, strategy by strategy, in the order of names, then of titles and folds.
 
     Raises:
         ConfigurationError: if it holds no finished run.
     """
-    places = sorted(folder.glob(f"runs/*/*/fold_*/{CONFIG}")) or sorted(folder.glob(CONFIG))
     finished, unfinished = [], []
-    for config_file in places:
-        config, place = load_config(config_file), config_file.parent
+    for place in run_folders(folder):
+        config = load_config(place / CONFIG)
         key = RunKey(config.network.name, config.strategy, config.fold)
-        if (place / SUMMARY).is_file() and config.experiment is None:
+        if (place / SUMMARY).is_file():
             summary = json.loads((place / SUMMARY).read_text(encoding="utf-8"))
-            finished.append(FoundRun(key, config, place, summary))
+            finished.append(FoundRun(key, _title(folder, place, config), config, place, summary))
         else:
             unfinished.append(key)
     if not finished:
@@ -62,4 +66,25 @@ def find_runs(folder: Path) -> FoundRuns:
         raise ConfigurationError(
             f"{folder} holds no finished run{begun}. It must be the folder (hydra.run.dir) of a study or of a run that has ended."
         )
-    return FoundRuns(sorted(finished, key=lambda run: run.key), sorted(unfinished))
+    return FoundRuns(sorted(finished, key=lambda run: (run.key[:2], run.title, run.key.fold)), sorted(unfinished))
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """The runs of a folder: itself, or those below it, in the order of their paths."""
+    if (folder / CONFIG).is_file() and load_config(folder / CONFIG).experiment is None:
+        return [folder]
+    below = (path.parent for path in sorted(folder.glob(f"**/{CONFIG}")) if path.parent.name != "hydra")
+    return [place for place in below if place != folder and load_config(place / CONFIG).experiment is None]
+
+
+def _title(folder: Path, place: Path, config: RunConfig) -> str:
+    """In a study the strategy, or the rung of a ladder; of a run by itself the strategy; elsewhere the folder's name besides."""
+    within = place.relative_to(folder).parts
+    if len(within) == 4 and (name := name_in_study(place)):
+        return name
+    return f"{config.strategy}, {'/'.join(within)}" if within else config.strategy
+
+
+def name_in_study(place: Path) -> str | None:
+    """What a study calls the method of a run in ``runs/<network>/<method>/fold_<fold>``; None for a run by itself."""
+    return place.parent.name if place.parts[-4:-3] == ("runs",) else None

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from mtmd_core.arguments import CommandParser
+from mtmd_core.config import RunConfig
 from mtmd_core.config_files import PATIENCE, load_config, words_of
 from mtmd_core.durable import write_json, write_text
 from mtmd_core.errors import ConfigurationError
@@ -17,7 +18,9 @@ from mtmd_core.page.configuration import versions
 from .contenders import Contender, compare
 from .contenders_page import contenders_page
 from .experiment_page import experiment_page
+from .found_runs import name_in_study, run_folders
 from .run_page import REPORT, run_page, told_by
+from .study import strategies_of
 
 CONFIG, SUMMARY = "config.yaml", "summary.json"
 _OWN_TO_A_RUN = ("fold", "study.", *PATIENCE)
@@ -96,7 +99,7 @@ def content_of(folder: Path, summary: Mapping[str, Any] | None = None) -> tuple[
         return told_by(folder) | (summary or {}), run_page
     content = {"title": config.experiment, "interrupted": summary is None}
     content |= {"configuration": words_of(config), "versions": versions()} | (summary or {})
-    runs = run_folders(folder)
+    runs = sorted(run_folders(folder), key=lambda place: _place_in_study(place, config, content.get("rows", ())))
     if not runs:
         return content, experiment_page
     contents = {place: content_of(place)[0] for place in runs}
@@ -143,12 +146,16 @@ def side_by_side(folders: Sequence[Path]) -> dict[str, Any]:
     }
 
 
-def run_folders(folder: Path) -> list[Path]:
-    """The runs of a folder: itself, or those below it, in the order of their paths."""
-    if _config(folder).experiment is None:
-        return [folder]
-    below = (path.parent for path in sorted(folder.glob(f"**/{CONFIG}")) if path.parent.name != "hydra")
-    return [place for place in below if place != folder and _config(place).experiment is None]
+def _place_in_study(place: Path, config: RunConfig, rows: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    """Sorts a study's runs as its tables sort them: by network, then by strategy, or a ladder's by rung, then by fold."""
+    own = load_config(place / CONFIG)
+    rungs = [row["rung"] for row in rows if "rung" in row]
+    methods = rungs or strategies_of(config.study, set(own.sites))
+    order = (
+        (config.study.networks, own.network.name),
+        (methods, name_in_study(place) if rungs else own.strategy),
+    )
+    return *(names.index(name) if name in names else len(names) for names, name in order), own.fold
 
 
 def _config(folder: Path) -> Any:
@@ -173,9 +180,14 @@ def _contenders(contents: Mapping[Path, Mapping[str, Any]]) -> list[Contender]:
 
 
 def _titles(methods: Sequence[tuple[Mapping[str, Any], Path]]) -> list[str]:
-    """The strategy, and of mode and network what is not the same for all; then the folder, where that is not enough."""
+    """The strategy, and of mode and network what is not the same for all; where that is not enough, what a study calls its
+    methods (a ladder its rungs), or else the folder.
+    """
     telling = [word for word in ("mode", "network.name") if len({words[word] for words, _ in methods}) > 1]
     titles = [", ".join([words["strategy"], *(words[word] for word in telling)]) for words, _ in methods]
+    names = [name_in_study(place) for _, place in methods]
+    if len(set(titles)) < len(titles) == len(set(names) - {None}):
+        return [name for name in names if name]
     return [
         title if titles.count(title) == 1 else f"{title} ({place.name})"
         for title, (_, place) in zip(titles, methods, strict=True)
@@ -187,8 +199,8 @@ def _accounts(folder: Path, contents: Mapping[Path, Mapping[str, Any]]) -> dict[
     accounts = {}
     for place, content in contents.items():
         relative = place.relative_to(folder)
-        in_study = relative.parts[0] == "runs"
-        name = f"{content['network']} {content['strategy']} fold {content['fold']}" if in_study else str(relative)
+        method = name_in_study(place)
+        name = f"{content['network']} {method} fold {content['fold']}" if method else str(relative)
         page = str(relative / REPORT) if (place / REPORT).is_file() else None
         accounts[name] = _account(content) | {"folder": str(place), "page": page}
     return accounts

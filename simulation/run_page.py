@@ -15,11 +15,13 @@ from mtmd_core.page.configuration import versions, versions_table, words
 from mtmd_core.page.document import Section, document
 from mtmd_core.page.exams import describe, exams
 from mtmd_core.page.figures import figures
-from mtmd_core.page.html import Html, element
+from mtmd_core.page.html import Html, element, join
 from mtmd_core.page.numbers import duration, number, score
 from mtmd_core.page.rounds import last_round, read_lines, refusals, refusals_table, rounds, totals
 from mtmd_core.page.scores import scores
+from mtmd_core.page.similarities import from_prototypes, sampled
 from mtmd_core.page.tables import facts
+from server.released_prototypes import told_by_prototypes
 
 REPORT = "report.html"
 FACTS = "facts.json"
@@ -54,7 +56,10 @@ def told_by(folder: Path) -> dict[str, Any]:
         content["round_metrics"] = [line for line in own if line["network"] != AUTOENCODER]
     for name in _ROUNDS:
         content[f"{name}_totals"] = totals(content[name])
-    content["refusals"] = refusals(folder / "audit.jsonl", _read(folder / "run.json").get("name"))
+    name = _read(folder / "run.json").get("name")
+    content["refusals"] = refusals(folder / "audit.jsonl", name)
+    if config.mode == "federated":
+        content["prototypes"] = told_by_prototypes(folder, name, config.strategy)
     return content
 
 
@@ -74,6 +79,7 @@ def run_page(folder: Path, content: Mapping[str, Any]) -> str:
     result = scores(content) if finished else Html()
     sections = [
         Section("result", "Result", result),
+        Section("representations", "Representations", _representations(content)),
         Section("rounds", "Rounds", rounds(content.get("round_metrics", []), content.get("round_metrics_totals", {}))),
         Section("autoencoder", "Rounds of the auto-encoder", _autoencoder_rounds(content)),
         Section("refusals", "Replies that were left out", refusals_table(content.get("refusals", []))),
@@ -107,9 +113,14 @@ def lead(content: Mapping[str, Any]) -> Html:
             else None,
             "Round that was chosen": number(content["chosen_round"]) if "chosen_round" in content else None,
             "Duration": duration(content["seconds"]) if "seconds" in content else None,
-            "Begun": content.get("begun"),
+            "Begun": _moment(content.get("begun")),
         }
     )
+
+
+def _moment(iso: str | None) -> str | None:
+    """A time in UTC, to the minute."""
+    return None if iso is None else f"{datetime.fromisoformat(iso).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def made_with(content: Mapping[str, Any]) -> list[Section]:
@@ -119,6 +130,11 @@ def made_with(content: Mapping[str, Any]) -> list[Section]:
         Section("configuration", "Configuration", words(known, words_of(RunConfig()))),
         Section("versions", "Versions", versions_table(content.get("versions", {}))),
     ]
+
+
+def _representations(content: Mapping[str, Any]) -> Html:
+    told = from_prototypes(content.get("prototypes", {}), within=False)
+    return join([sampled(content.get("similarities", [])), told])
 
 
 def _autoencoder_rounds(content: Mapping[str, Any]) -> Html:

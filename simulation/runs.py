@@ -17,6 +17,7 @@ from mtmd_core.page.best_effort import best_effort
 from .centralised import run_centralised, total_steps
 from .progress import RunDisplay
 from .run_page import REPORT, note_facts, told_by, write_run_page
+from .similarities import similarity_facts
 
 CONFIG, SUMMARY, SLICE_SCORES = "config.yaml", "summary.json", "slice_scores.json"
 """What every run leaves: its configuration, its scores, and the 2D scores of every slice of its test exams."""
@@ -50,6 +51,8 @@ def run(config: RunConfig, sites: dict[str, SiteData], folder: Path, console: Co
     write_json(folder / SLICE_SCORES, {site: own.slices for site, own in scores.items()})
     with best_effort("the run's page"):
         summary |= told_by(folder)
+        with best_effort("how alike its representations are"):
+            summary |= similarity_facts(config, sites, folder, summary.get("prototypes", {}))
         write_run_page(folder, summary)
     write_json(folder / SUMMARY, summary)  # last: it says that the run is finished
     _print_scores(summary, folder, console)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from .html import Html, element, join
+from .numbers import with_minus
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 DASHES = ("none", "6 3", "2 2.5", "8 3 2 3")
@@ -37,7 +38,13 @@ class Interval:
     high: float | None
 
 
-def line_chart(title: str, lines: Sequence[Line], x_title: str, write: Callable[[float], str] = "{:g}".format) -> Html:
+def line_chart(
+    title: str,
+    lines: Sequence[Line],
+    x_title: str,
+    write: Callable[[float], str] = "{:g}".format,
+    enclosing: Sequence[float] = (),
+) -> Html:
     """A figure with one line for each name; empty markup where there is no point at all.
 
     Lines are told apart by their place in ``lines``, as :func:`legend` shows them, so charts over the same names share one.
@@ -47,12 +54,17 @@ def line_chart(title: str, lines: Sequence[Line], x_title: str, write: Callable[
         lines: some may have no point.
         x_title: under the axis.
         write: a value of y in words.
+        enclosing: values that the axis of y reaches besides: zero for amounts, whose lines would else look steep where little
+            changes; what other charts show, to be compared with them.
     """
     known = [[point for point in line.points if all(map(math.isfinite, point))] for line in lines]
     if not any(known):
         return Html()
     xs, ys = ([point[axis] for points in known for point in points] for axis in (0, 1))
-    x_ticks, y_ticks = ticks(min(xs), max(xs), whole=True), ticks(min(ys), max(ys))
+    x_ticks, y_ticks = (
+        ticks(min(xs), max(xs), whole=True),
+        ticks(min(*ys, *enclosing, math.inf), max(*ys, *enclosing, -math.inf)),
+    )
     place = _Scale(y_ticks, min(xs), max(xs))
     drawn = [_frame(place, x_ticks, y_ticks, x_title, write)]
     for number, (line, points) in enumerate(zip(lines, known, strict=True)):
@@ -77,7 +89,7 @@ def interval_chart(title: str, intervals: Sequence[Interval], write: Callable[[f
     drawn = []
     for mark in marks:
         drawn.append(_stroke("axis" if mark == 0 else "grid", x(mark), 4, x(mark), height - 26))
-        drawn.append(_label(x(mark), height - 10, write(mark), "middle"))
+        drawn.append(_label(x(mark), height - 10, with_minus(write(mark)) if mark else "0", "middle"))
     for row, each in enumerate(intervals):
         y = 17 + 26 * row
         drawn.append(_label(left - 10, y + 4, shortened(each.name, 28), "end"))
@@ -104,7 +116,7 @@ def ticks(low: float, high: float, whole: bool = False) -> list[float]:
     """
     span = high - low or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / _TICKS))
-    step = next(power * each for each in (1, 2, 2.5, 5, 10) if power * each * _TICKS >= span * (1 - 1e-9))
+    step = next(power * each for each in (1, 2, 5, 10) if power * each * _TICKS >= span * (1 - 1e-9))
     if whole:
         step = max(1.0, float(math.ceil(step)))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -157,7 +169,7 @@ def _frame(
     drawn = []
     for value in y_ticks:
         drawn.append(_stroke("grid", _LEFT, place.y(value), right, place.y(value)))
-        drawn.append(_label(_LEFT - 7, place.y(value) + 4, write(value), "end"))
+        drawn.append(_label(_LEFT - 7, place.y(value) + 4, with_minus(write(value)), "end"))
     for value in filter(place.shows, x_ticks):
         drawn.append(_stroke("axis", place.x(value), bottom, place.x(value), bottom + 4))
         drawn.append(_label(place.x(value), bottom + 17, f"{value:g}", "middle"))

@@ -21,7 +21,7 @@ def figures(folder: Path, captions: Mapping[str, str] | None = None) -> Html:
     """
     place = folder / FOLDER
     found = [(path, (captions or {}).get(path.name)) for path in sorted(folder.glob("*.png"))]
-    known = _captions(place / CAPTIONS)
+    known = known_captions(place)
     found += [(path, known.get(path.name)) for path in sorted(place.glob("*.png"))]
     return join(_picture(path, caption or path.stem.replace("_", " ")) for path, caption in found)
 
@@ -32,10 +32,10 @@ def _picture(path: Path, caption: str) -> Html:
     return element("figure", image, element("figcaption", caption), class_="picture")
 
 
-def _captions(path: Path) -> dict[str, str]:
-    """What the file says, nothing where there is none or it cannot be read: a page is worth more than a caption."""
+def known_captions(place: Path) -> dict[str, str]:
+    """What ``captions.json`` says; nothing where there is none or it cannot be read: a page is worth more than a caption."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads((place / CAPTIONS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return {str(name): str(caption) for name, caption in content.items()} if isinstance(content, dict) else {}

@@ -56,7 +56,9 @@ def number(value: float | None, digits: int = 0, scale: float = 1, sign: bool = 
     if value is None or not math.isfinite(value):
         return Number(UNDEFINED)
     shown = f"{scale * value:{'+' if sign else ''},.{digits}f}".replace(",", "\u202f")  # a narrow no-break space
-    return Number(element("data", shown, value=repr(value)))
+    if not shown.strip("+-0."):
+        shown = shown.lstrip("+-")  # nothing is left of it: it has no sign
+    return Number(element("data", with_minus(shown), value=repr(value)))
 
 
 def significant(value: float | None, digits: int = 3) -> Number:
@@ -67,7 +69,16 @@ def significant(value: float | None, digits: int = 3) -> Number:
     """
     if value is None or not math.isfinite(value):
         return Number(UNDEFINED)
-    return Number(element("data", f"{value:.{digits}g}", value=repr(value)))
+    return Number(element("data", with_minus(f"{value:.{digits}g}"), value=repr(value)))
+
+
+def with_minus(shown: str) -> str:
+    """A number's text with a minus sign, which is as wide as a plus, for its hyphen.
+
+    >>> with_minus("-1e-05")
+    '−1e−05'
+    """
+    return shown.replace("-", "−")
 
 
 def score(metric: str, value: float | None) -> Number:
@@ -79,7 +90,12 @@ def spread(metric: str, mean: float | None, deviation: float | None) -> Number:
     """Mean ± sample standard deviation; the mean alone where there is no deviation."""
     if mean is None or deviation is None:
         return score(metric, mean)
-    return Number(f"{score(metric, mean)} ± {score(metric, deviation)}")
+    return plus_minus(score(metric, mean), score(metric, deviation))
+
+
+def plus_minus(mean: Number, deviation: Number) -> Number:
+    """``mean ± deviation``; in two lines where a table would be too wide."""
+    return Number(element("span", mean, " ±\u00a0", deviation, class_="spread"))
 
 
 def size(count: int | None) -> Number:

@@ -1,6 +1,7 @@
 """What a run's rounds left, one line a site and round, as curves and sums."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from mtmd_core.quantities import say_bytes, say_duration
 
 from .charts import Line, legend, line_chart
 from .html import Html, element, join
-from .numbers import duration, number, significant, size
-from .tables import folded, table
+from .numbers import Number, duration, number, significant, size
+from .tables import folded, narrow_tables, table
 
 Lines = Sequence[Mapping[str, Any]]
 """Lines of ``round_metrics.jsonl``."""
@@ -25,6 +26,8 @@ _SUMMED = (
     "bytes_from_site",
     "prototype_bytes_from_site",
 )
+_SEPARATORS = re.compile("/foreground_mean/|[/_]")
+"""Of the words in a number's name; a heading is broken between words."""
 _PLACES = ("run", "round", "step", "network", "site")
 
 
@@ -66,12 +69,14 @@ def curves(lines: Lines) -> Html:
         write: Callable[[float], str],
         name: str = "site",
         place: Callable[[Mapping[str, Any]], float] = lambda line: line[x_title],
+        enclosing: Sequence[float] = (),
     ) -> Html:
         points: dict[str, dict[float, float]] = {}
         for line in lines:
             if (found := value(line)) is not None:
                 points.setdefault(line.get(name, line["site"]), {})[place(line)] = found
-        return line_chart(title, [Line(each, sorted(points.get(each, {}).items())) for each in names], x_title, write)
+        drawn = [Line(each, sorted(points.get(each, {}).items())) for each in names]
+        return line_chart(title, drawn, x_title, write, enclosing)
 
     charts = (
         chart("Training loss", lambda line: line.get("loss"), "{:.3g}".format, "network"),
@@ -81,8 +86,13 @@ def curves(lines: Lines) -> Html:
             "{:.3g}".format,
             place=lambda line: line.get("validated_round", line[x_title]),
         ),
-        chart("Bytes to and from the site", _sum("bytes_to_site", "bytes_from_site"), say_bytes),
-        chart("Seconds of training and evaluation", _sum("seconds_training", "seconds_evaluation"), say_duration),
+        chart("Bytes to and from the site", _sum("bytes_to_site", "bytes_from_site"), say_bytes, enclosing=(0,)),
+        chart(
+            "Seconds of training and evaluation",
+            _sum("seconds_training", "seconds_evaluation"),
+            say_duration,
+            enclosing=(0,),
+        ),
     )
     drawn = [each for each in charts if each]
     return join([legend(names), element("div", *drawn, class_="charts")]) if drawn else Html()
@@ -110,11 +120,15 @@ def lines_table(lines: Lines) -> Html:
         return Html()
     names = [name for name in dict.fromkeys(name for line in lines for name in line) if name not in _PLACES]
     places = [name for name in _PLACES if any(name in line for line in lines)]
-    header = [*(name.capitalize() for name in places), *(name.replace("/foreground_mean/", " ") for name in names)]
-    rows = (
-        [*(line.get(place) for place in places), *(significant(line.get(name), 4) for name in names)] for line in lines
+    header = [*(name.capitalize() for name in places), *(_SEPARATORS.sub(" ", name) for name in names)]
+    rows = ([*(line.get(place) for place in places), *(_exact(line.get(name)) for name in names)] for line in lines)
+    return folded(
+        f"Every number of every round ({len(lines)} lines)", narrow_tables("As measured", header, rows, len(places))
     )
-    return folded(f"Every number of every round ({len(lines)} lines)", table("As measured", header, rows))
+
+
+def _exact(value: float | None) -> Number:
+    return number(value) if isinstance(value, int) else significant(value, 4)
 
 
 def rounds(lines: Lines, sums: Mapping[str, Mapping[str, float]]) -> Html:

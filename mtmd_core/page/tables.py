@@ -1,9 +1,13 @@
 """Tables: captions, row and column headings that a screen reader can follow, numbers to the right."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from .html import Html, element, join
 from .numbers import UNDEFINED, Number
+
+_LONG_WORD = 24
+"""Characters."""
 
 
 def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[object]], emphasised: int = 0) -> Html:
@@ -25,7 +29,7 @@ def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[object]],
     )
     lines = []
     for place, (first, *cells) in enumerate(body):
-        marked = (element("td", cell, class_="n" if isinstance(cell, Number) else None) for cell in cells)
+        marked = (element("td", cell, class_=_kind(cell)) for cell in cells)
         summing = "sum" if place >= len(body) - emphasised else None
         lines.append(element("tr", element("th", first, scope="row"), *marked, class_=summing))
     whole = element(
@@ -35,6 +39,36 @@ def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[object]],
         element("tbody", *lines),
     )
     return element("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
+
+
+def _kind(cell: object) -> str | None:
+    """Numbers stand to the right; a long word, such as a path, may be broken anywhere."""
+    if isinstance(cell, Number):
+        return "n"
+    longest = 0 if isinstance(cell, Html) else max(map(len, str(cell).split()), default=0)
+    return "long" if longest > _LONG_WORD else None
+
+
+def narrow_tables(
+    caption: str, header: Sequence[str], rows: Iterable[Sequence[object]], kept: int, most: int = 11
+) -> Html:
+    """A table with many columns as several that fit on a screen and on paper.
+
+    Args:
+        caption: of each, with the number of the part.
+        header: titles of the columns.
+        rows: as for :func:`table`.
+        kept: how many of the first columns say what a row is about; every part has them.
+        most: columns of a part, with these.
+    """
+    body, others = [list(row) for row in rows], max(1, most - kept)
+    count = max(1, math.ceil((len(header) - kept) / others))
+    parts = []
+    for part in range(count):
+        own = slice(kept + part * others, kept + (part + 1) * others)
+        title = caption if count == 1 else f"{caption}, {part + 1} of {count}"
+        parts.append(table(title, [*header[:kept], *header[own]], ([*row[:kept], *row[own]] for row in body)))
+    return join(parts)
 
 
 def facts(pairs: Mapping[str, object]) -> Html:

@@ -36,7 +36,13 @@ def run_demo(config: RunConfig, sites: dict[str, SiteData], folder: Path, consol
     draw_contours(_rows(config, sites, folders), picture)
     _print_comparison(summaries, console)
     console.print(f"picture of predictions: {picture}", markup=False)
-    return {"experiment": "demo", "runs": summaries, "picture": picture.name}
+    caption = "Of each site's test exam the slice with the most structure: outlines of ground truth and predictions"
+    return {
+        "experiment": "demo",
+        "runs": summaries,
+        "picture": picture.name,
+        "captions": {picture.name: caption},
+    }
 
 
 def _rows(config: RunConfig, sites: dict[str, SiteData], folders: dict[str, Path]) -> list[LabelledSlice]:

@@ -1,5 +1,6 @@
 """``experiment=figures``: pictures of finished runs, after Figures 5 to 8 of the paper; nothing is trained."""
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,10 @@ from rich.console import Console
 
 from mtmd_core.config import RunConfig
 from mtmd_core.data.site_data import SiteData
+from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError
+from mtmd_core.page.best_effort import best_effort
+from mtmd_core.page.figures import CAPTIONS, FOLDER, known_captions
 from mtmd_core.strategies import Sharing, strategy_named
 
 from ..data import load_sites
@@ -17,6 +21,7 @@ from ..figures.attention import AttendedSlice, attention_map, draw_attention
 from ..figures.contours import ComparedSlice, choose_exams, compare, draw_comparison
 from ..figures.representations import draw_representations
 from ..found_runs import FoundRun, find_runs
+from ..phantom.datasets import usable_cores
 from ..pictures import fullest_slice
 from ..study import strategies_of
 from ..trained import TrainedNetwork, autoencoders, segmentation_networks
@@ -29,38 +34,54 @@ def run_figures(config: RunConfig, words: Sequence[str], folder: Path, console: 
     """Draw what ``study.folder`` holds of ``study.networks`` and ``study.strategies``, in every fold that is finished.
 
     Writes ``contours_<network>_<site>.png``, ``representations_<network>.png``, ``representations_<network>_autoencoder.png``
-    and ``attention.png``. Says which runs were begun and are not finished.
+    and ``attention.png``, and puts them into the page of ``study.folder`` too. Says which runs were begun and are not finished.
 
     Raises:
         ConfigurationError: without a folder, or if it holds no finished run of these.
     """
     if config.study.folder is None:
         raise ConfigurationError("which runs to draw is not said: give study.folder=DIR, that of a study or of a run.")
-    runs = find_runs(Path(config.study.folder))
+    source = Path(config.study.folder)
+    runs = find_runs(source)
     for key in runs.unfinished:
         console.print(f"{key} is not finished and left out", markup=False)
     wanted = _wanted(runs.finished, config)
-    pictures: list[str] = []
+    captions: dict[str, str] = {}
     networks = dict.fromkeys(run.key.network for run in wanted)
     by_network = {network: [run for run in wanted if run.key.network == network] for network in networks}
     sites = {network: load_sites(replace(own[0].config, fold=0)) for network, own in by_network.items()}
 
-    def drawn(name: str) -> Path:
-        pictures.append(name)
+    def drawn(name: str, caption: str) -> Path:
+        captions[name] = caption
         console.print(f"drawing {name}", markup=False)
         return folder / name
 
     for network, own in by_network.items():
         _draw_contours(network, own, sites[network], drawn)
-        _draw_representations(network, own, sites[network], drawn)
+        _draw_representations(network, own, sites[network], config.threads or usable_cores(), drawn)
     _draw_attention(by_network, sites, drawn)
-    unfinished = [str(key) for key in runs.unfinished]
+    with best_effort(f"the page of {source} with its pictures"):
+        _put_into_page(source, folder, captions)
+        console.print(f"the pictures are in {source / FOLDER} and on its page, too", markup=False)
     return {
         "experiment": "figures",
-        "runs": [str(run.key) for run in wanted],
-        "unfinished": unfinished,
-        "pictures": pictures,
+        "runs": [str(run) for run in wanted],
+        "unfinished": [str(key) for key in runs.unfinished],
+        "pictures": list(captions),
+        "captions": captions,
     }
+
+
+def _put_into_page(source: Path, folder: Path, captions: Mapping[str, str]) -> None:
+    """Copy the pictures into ``figures/`` of the runs that they show, and write that folder's page anew."""
+    from ..report import report  # which knows every experiment
+
+    place = source / FOLDER
+    place.mkdir(exist_ok=True)
+    for name in captions:
+        shutil.copyfile(folder / name, place / name)
+    write_json(place / CAPTIONS, known_captions(place) | dict(captions))
+    report([source])
 
 
 def _wanted(found: Sequence[FoundRun], config: RunConfig) -> list[FoundRun]:
@@ -70,16 +91,22 @@ def _wanted(found: Sequence[FoundRun], config: RunConfig) -> list[FoundRun]:
     wanted = [run for run in found if run.key.network in networks and run.key.strategy in strategies]
     if not wanted:
         raise ConfigurationError(
-            f"{config.study.folder} has finished runs ({', '.join(str(run.key) for run in found[:5])}), but none of "
+            f"{config.study.folder} has finished runs ({', '.join(map(str, found[:5]))}), but none of "
             f"study.networks={networks} with any of study.strategies={config.study.strategies}."
         )
     return sorted(
-        wanted, key=lambda run: (networks.index(run.key.network), strategies.index(run.key.strategy), run.key.fold)
+        wanted,
+        key=lambda run: (
+            networks.index(run.key.network),
+            strategies.index(run.key.strategy),
+            run.title,
+            run.key.fold,
+        ),
     )
 
 
-Drawn = Callable[[str], Path]
-"""Name of a picture → where it goes; it is told on the way."""
+Drawn = Callable[[str, str], Path]
+"""Name and caption of a picture → where it goes; it is told on the way."""
 
 
 def _draw_contours(network: str, runs: Sequence[FoundRun], sites: Sites, drawn: Drawn) -> None:
@@ -88,24 +115,25 @@ def _draw_contours(network: str, runs: Sequence[FoundRun], sites: Sites, drawn: 
         tested = [run for run in runs if run.dice(site)]
         if not tested:
             continue
-        strategies = list(dict.fromkeys(run.key.strategy for run in tested))
-        judge = PROPOSED if PROPOSED in strategies else strategies[-1]
-        dice = {exam: value for run in tested if run.key.strategy == judge for exam, value in run.dice(site).items()}
+        methods = list(dict.fromkeys(run.title for run in tested))
+        judge = PROPOSED if PROPOSED in methods else methods[-1]
+        dice = {exam: value for run in tested if run.title == judge for exam, value in run.dice(site).items()}
         rows = [
             _compared(f"{rank}: {exam}", site, exam, data, [run for run in tested if exam in run.dice(site)])
             for exam, rank in choose_exams(dice).items()
         ]
         title = f"{network}, {site}: test exams by their Dice under {judge}, of {len(dice)}"
-        draw_comparison(title, strategies, data.structures, rows, drawn(f"contours_{network}_{site}.png"))
+        path = drawn(f"contours_{network}_{site}.png", f"{network}, {site}: outlines of ground truth and predictions")
+        draw_comparison(title, methods, data.structures, rows, path)
 
 
 def _compared(title: str, site: str, exam: str, data: SiteData, runs: Sequence[FoundRun]) -> ComparedSlice:
-    networks = {run.key.strategy: segmentation_networks(run.config, run.folder)[site] for run in runs}
-    dice = {run.key.strategy: run.dice(site)[exam] for run in runs}
+    networks = {run.title: segmentation_networks(run.config, run.folder)[site] for run in runs}
+    dice = {run.title: run.dice(site)[exam] for run in runs}
     return compare(title, data.exams[exam], networks, dice, runs[0].config.training.autocast)
 
 
-def _draw_representations(network: str, runs: Sequence[FoundRun], sites: Sites, drawn: Drawn) -> None:
+def _draw_representations(network: str, runs: Sequence[FoundRun], sites: Sites, processes: int, drawn: Drawn) -> None:
     """Of the fold in which most strategies are finished: images in the network, label maps in the auto-encoder.
 
     Networks of single sites have nothing in common that could be compared, and are left out.
@@ -117,8 +145,8 @@ def _draw_representations(network: str, runs: Sequence[FoundRun], sites: Sites, 
     images, label_maps = {}, {}
     for run in (run for run in common if run.key.fold == fold):
         bf16 = run.config.training.autocast
-        images[run.key.strategy] = embed_images(segmentation_networks(run.config, run.folder), sites, fold, bf16)
-        label_maps[run.key.strategy] = embed_label_maps(autoencoders(run.config, run.folder), sites, fold, bf16)
+        images[run.title] = embed_images(segmentation_networks(run.config, run.folder), sites, fold, bf16)
+        label_maps[run.title] = embed_label_maps(autoencoders(run.config, run.folder), sites, fold, bf16)
     seed = common[0].config.seed
     kinds: list[tuple[str, str, Mapping[str, Mapping[str, SiteEmbeddings]]]] = [
         (f"{network}, fold {fold}: images", f"representations_{network}.png", images),
@@ -130,19 +158,21 @@ def _draw_representations(network: str, runs: Sequence[FoundRun], sites: Sites, 
     ]
     for title, name, strategies in kinds:
         if strategies:
-            draw_representations(title, strategies, seed, drawn(name))
+            path = drawn(name, f"t-SNE of embeddings; {title}")
+            draw_representations(title, strategies, seed, path, processes)
 
 
 def _draw_attention(by_network: Mapping[str, Sequence[FoundRun]], sites: Mapping[str, Sites], drawn: Drawn) -> None:
-    """All networks with the strategy that most of them have, the proposed one where they do, in one fold; test exams."""
-    strategy = _most_common(by_network)
-    runs = {network: [run for run in own if run.key.strategy == strategy] for network, own in by_network.items()}
+    """All networks with the method that most of them have, the proposed one where they do, in one fold; test exams."""
+    method = _most_common(by_network)
+    runs = {network: [run for run in own if run.title == method] for network, own in by_network.items()}
     fold = _fullest_fold([run for own in runs.values() for run in own])
     chosen = {network: run for network, own in runs.items() for run in own if run.key.fold == fold}
     networks = {network: segmentation_networks(run.config, run.folder) for network, run in chosen.items()}
     first = next(iter(chosen))
     slices = [_attended(site, data, fold, networks, sites) for site, data in sites[first].items()]
-    draw_attention(f"{strategy}, fold {fold}: attention gate of the highest resolution", slices, drawn("attention.png"))
+    title = f"{method}, fold {fold}: attention gate of the highest resolution"
+    draw_attention(title, slices, drawn("attention.png", title))
 
 
 def _attended(
@@ -163,9 +193,9 @@ def _attended(
 
 
 def _most_common(by_network: Mapping[str, Sequence[FoundRun]]) -> str:
-    """The strategy of the most networks; of several, the proposed one or else the last."""
-    have = [strategy for own in by_network.values() for strategy in dict.fromkeys(run.key.strategy for run in own)]
-    return max(reversed(have), key=lambda strategy: (have.count(strategy), strategy == PROPOSED))
+    """The method of the most networks; of several, the proposed one or else the last."""
+    have = [method for own in by_network.values() for method in dict.fromkeys(run.title for run in own)]
+    return max(reversed(have), key=lambda method: (have.count(method), method == PROPOSED))
 
 
 def _fullest_fold(runs: Sequence[FoundRun]) -> int:

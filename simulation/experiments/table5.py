@@ -6,7 +6,6 @@ It takes the runs that are finished in the same folder, those of table2 among th
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -14,39 +13,19 @@ from rich.table import Column, Table
 
 from mtmd_core.config import RunConfig
 from mtmd_core.durable import write_csv
-from mtmd_core.representations import (
-    DomainPair,
-    domain_pairs,
-    expected_similarities,
-    expected_similarity_within,
-    pair_similarities,
-)
-from mtmd_core.seeds import derive_seed
+from mtmd_core.representations import DomainPair, domain_pairs
 from mtmd_core.strategies import Sharing, strategy_named
 
 from ..comparison import UNDEFINED, Row, empty_if_undefined, encoder_of
 from ..data import load_sites
-from ..embeddings import SCALES, SiteEmbeddings, embed_images
 from ..paper.figures import like_with_like, similarity_limits
-from ..study import Outcome, PlannedRun, conduct
-from ..trained import segmentation_networks
+from ..similarities import Similarities, Similarity, similarities_of_run
+from ..study import Outcome, conduct
 from .study import account_of
 
 SHOWN = ("s1", "s5", "s9")
 """The paper's scales: the encoder's first, the bottleneck, the decoder's last."""
 PAPERS_NETWORK = "att_unet"
-
-
-class Similarity(NamedTuple):
-    """Cosine similarities of so many random pairs: mean, standard deviation, and the mean over all pairs there are."""
-
-    pairs: int
-    mean: float
-    deviation: float
-    expected: float
-
-
-Similarities = dict[tuple[str, DomainPair], Similarity]  # scale and domains → similarity
 
 
 def run_table5(config: RunConfig, words: Sequence[str], folder: Path, console: Console) -> dict:
@@ -71,20 +50,6 @@ def has_row(network: str, strategy: str) -> bool:
     return strategy_named(strategy).sharing is not Sharing.NOTHING
 
 
-def similarities(embeddings: Mapping[str, SiteEmbeddings], seed: int) -> Similarities:
-    """Of one network's embeddings by site: similarities at every scale, within and between sites."""
-    found = {}
-    for place, scale in enumerate(SCALES):
-        own = {site: each.scales[place] for site, each in embeddings.items()}
-        means = {site: each.mean(axis=0, dtype=np.float64) for site, each in own.items()}
-        expected = {(site, site): expected_similarity_within(means[site], len(own[site])) for site in own}
-        expected |= expected_similarities(means)
-        for pair, values in pair_similarities(own, seed).items():
-            if values.size:
-                found[scale, pair] = Similarity(values.size, values.mean(), values.std(), expected[pair])
-    return found
-
-
 def together(parts: Iterable[Similarity]) -> Similarity:
     """Similarities of several folds as if their pairs had been drawn in one: the variance between folds is added.
 
@@ -102,7 +67,9 @@ def _over_folds(outcome: Outcome) -> dict[tuple[str, str], Similarities]:
     by_method: dict[tuple[str, str], list[Similarities]] = {}
     for run in outcome.planned:
         if run.key in outcome.summaries:
-            by_method.setdefault((run.key.network, run.key.strategy), []).append(_of_run(run))
+            by_method.setdefault((run.key.network, run.key.strategy), []).append(
+                similarities_of_run(run.config, load_sites(run.config), run.folder)
+            )
     return {
         method: {
             entry: together(fold[entry] for fold in folds if entry in fold)
@@ -110,13 +77,6 @@ def _over_folds(outcome: Outcome) -> dict[tuple[str, str], Similarities]:
         }
         for method, folds in by_method.items()
     }
-
-
-def _of_run(run: PlannedRun) -> Similarities:
-    config = run.config
-    networks = segmentation_networks(config, run.folder)
-    embeddings = embed_images(networks, load_sites(config), config.fold, config.training.autocast)
-    return similarities(embeddings, derive_seed(config.seed, config.fold))
 
 
 def _row(network: str, strategy: str, scale: str, pair: DomainPair, own: Similarities, outcome: Outcome) -> Row:

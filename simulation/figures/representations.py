@@ -1,6 +1,7 @@
 """Maps of representations (the paper, Figure 8): a dot a slice, a row a strategy, a column a scale."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,70 +10,100 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from mtmd_core.representations import FEWEST_FOR_A_MAP, LEARNING_RATE, plane_map
+from mtmd_core.plane_maps import FEWEST_FOR_A_MAP, LEARNING_RATE, PlaneMap, plane_maps
+from mtmd_core.representations import SCALES
 
-from ..embeddings import SCALES, SiteEmbeddings
+from ..embeddings import SiteEmbeddings
 
 SITE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Okabe and Ito 2008, without yellow, which white swallows."""
-MOST_DOTS = 300
-"""Slices on a map, of all sites together: t-SNE takes seconds for these, and minutes for thousands."""
+MOST_DOTS, FEWEST_DOTS = 3000, 300
+"""Slices on the maps of one scale, of all strategies and sites together, and on one map at least: t-SNE takes seconds for
+thousands, so that a picture of any number of strategies takes about as long as one of a single strategy with all its slices."""
 
 
 def draw_representations(
-    title: str, strategies: Mapping[str, Mapping[str, SiteEmbeddings]], seed: int, path: Path
+    title: str, strategies: Mapping[str, Mapping[str, SiteEmbeddings]], seed: int, path: Path, processes: int = 1
 ) -> None:
     """Write a PNG with a t-SNE map for every strategy and scale.
 
-    Of each site the same number of slices is taken, evenly along its exams, so that 300 lie on a map at most.
+    Of each site the same number of slices is taken, evenly along its exams.
 
     Args:
         title: of the whole.
         strategies: strategy → site → embeddings.
         seed: of the maps.
         path: of the picture.
+        processes: how many maps to make at a time.
     """
     sites = sorted({site for embeddings in strategies.values() for site in embeddings})
     colours = {site: SITE_COLOURS[place % len(SITE_COLOURS)] for place, site in enumerate(sites)}
+    most = max(MOST_DOTS // len(strategies), FEWEST_DOTS) // len(sites)
+    shown = {strategy: _shown(embeddings, most, colours) for strategy, embeddings in strategies.items()}
+    maps = _maps(shown, seed, processes)
     figure = Figure(figsize=(1.5 * len(SCALES) + 0.6, 1.6 * len(strategies) + 1.3), layout="constrained")
     panels = figure.subplots(len(strategies), len(SCALES), squeeze=False)
-    perplexities = set()
-    for row, (strategy, embeddings) in zip(panels, strategies.items(), strict=True):
-        taken = {site: _evenly(len(own), MOST_DOTS // len(sites)) for site, own in embeddings.items()}
+    for row, (strategy, dots) in zip(panels, shown.items(), strict=True):
         for place, panel in enumerate(row):
-            perplexities.add(_draw_map(panel, embeddings, taken, place, colours, seed))
+            _draw_map(panel, dots, maps.get((strategy, place)))
         row[0].set_ylabel(strategy, fontsize=10)
     for scale, panel in zip(SCALES, panels[0], strict=True):
         panel.set_title(scale, fontsize=10)
-    figure.suptitle(f"{title}\n{_how(strategies, perplexities - {None}, len(sites))}", fontsize=10)
+    perplexities = {own.perplexity for own in maps.values()}
+    figure.suptitle(f"{title}\n{_how(strategies, perplexities, most)}", fontsize=10)
     figure.legend(
         handles=_legend(colours), loc="outside lower center", ncols=len(sites) + 2, frameon=False, fontsize=10
     )
     figure.savefig(path, dpi=130)
 
 
-def _draw_map(
-    panel: Axes,
-    embeddings: Mapping[str, SiteEmbeddings],
-    taken: Mapping[str, NDArray],
-    place: int,
-    colours: Mapping[str, str],
-    seed: int,
-) -> float | None:
-    """One scale of one strategy; returns the perplexity, None where there are too few slices for a map."""
+@dataclass(frozen=True)
+class _Dots:
+    """What of a strategy's slices is on its maps: one [n, E_s] a scale, their colours, and which are of validation exams."""
+
+    scales: list[NDArray[np.float32]]
+    colours: NDArray[np.str_]
+    validation: NDArray[np.bool_]
+
+
+def _shown(embeddings: Mapping[str, SiteEmbeddings], most: int, colours: Mapping[str, str]) -> _Dots:
+    taken = {site: _evenly(len(own), most) for site, own in embeddings.items()}
+    scales = [
+        np.concatenate([own.scales[place][taken[site]] for site, own in embeddings.items()])
+        for place in range(len(SCALES))
+    ]
+    whose = np.concatenate([np.full(len(taken[site]), colours[site]) for site in embeddings])
+    return _Dots(scales, whose, np.concatenate([own.validation[taken[site]] for site, own in embeddings.items()]))
+
+
+def _maps(shown: Mapping[str, _Dots], seed: int, processes: int) -> dict[tuple[str, int], PlaneMap]:
+    """(Strategy, place of the scale) → its map; without those that have too few slices for one."""
+    enough = {
+        (strategy, place): points
+        for strategy, dots in shown.items()
+        for place, points in enumerate(dots.scales)
+        if len(points) >= FEWEST_FOR_A_MAP
+    }
+    return dict(zip(enough, plane_maps(list(enough.values()), seed, processes), strict=True))
+
+
+def _draw_map(panel: Axes, dots: _Dots, own: PlaneMap | None) -> None:
     panel.set(xticks=[], yticks=[])
     panel.spines[:].set_color("#bbbbbb")
-    points = np.concatenate([own.scales[place][taken[site]] for site, own in embeddings.items()])
-    if len(points) < FEWEST_FOR_A_MAP:
+    if own is None:
         panel.text(0.5, 0.5, "too few slices", ha="center", va="center", fontsize=8, transform=panel.transAxes)
-        return None
-    places, perplexity = plane_map(points, seed)
-    whose = np.concatenate([np.full(len(taken[site]), colours[site]) for site in embeddings])
-    validation = np.concatenate([own.validation[taken[site]] for site, own in embeddings.items()])
-    panel.scatter(*places[~validation].T, c=whose[~validation], s=5, linewidths=0, alpha=0.7)
-    panel.scatter(*places[validation].T, c=whose[validation], s=14, marker="^", edgecolors="black", linewidths=0.4)
+        return
+    train, size = ~dots.validation, 5 if len(own.places) <= FEWEST_DOTS else 2.5
+    panel.scatter(*own.places[train].T, c=dots.colours[train], s=size, linewidths=0, alpha=0.7)
+    panel.scatter(
+        *own.places[~train].T,
+        c=dots.colours[~train],
+        s=2.8 * size,
+        marker="^",
+        edgecolors="black",
+        linewidths=0.06 * size + 0.1,
+    )
     panel.margins(0.06)
-    return perplexity
 
 
 def _evenly(count: int, wanted: int) -> NDArray[np.intp]:
@@ -80,13 +111,9 @@ def _evenly(count: int, wanted: int) -> NDArray[np.intp]:
     return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(np.intp))
 
 
-def _how(strategies: Mapping[str, Mapping[str, SiteEmbeddings]], perplexities: set[float], sites: int) -> str:
-    counts = [len(own) for embeddings in strategies.values() for own in embeddings.values()]
-    shown = (
-        f"{MOST_DOTS // sites} slices a site at most, of {max(counts)}"
-        if max(counts) > MOST_DOTS // sites
-        else "all slices"
-    )
+def _how(strategies: Mapping[str, Mapping[str, SiteEmbeddings]], perplexities: set[float], most: int) -> str:
+    largest = max(len(own) for embeddings in strategies.values() for own in embeddings.values())
+    shown = f"{most} slices a site at most, of {largest}" if largest > most else "all slices"
     perplexity = ", ".join(f"{each:.3g}" for each in sorted(perplexities))
     return f"t-SNE, perplexity {perplexity or '–'}, learning rate {LEARNING_RATE:.0f}; {shown}"
 

@@ -14,7 +14,8 @@ from mtmd_core.page.html import Html, element
 from mtmd_core.page.numbers import number, spread
 from mtmd_core.page.rounds import read_lines, rounds, totals
 from mtmd_core.page.scores import scores
-from mtmd_core.page.tables import table
+from mtmd_core.page.similarities import from_prototypes, sampled
+from mtmd_core.page.tables import narrow_tables, table
 
 EVIL = "<script>alert('x')</script>\" onload=\"x"
 
@@ -93,6 +94,58 @@ def test_a_site_that_released_nothing_is_named(tmp_path: Path) -> None:
     summary = {"sites": {"ankle": {}, "knee": {"foreground_mean": {"dice": 0.25}}}}
     assert "Without a score: ankle." in scores(summary)
     assert "No site has released" in scores({"sites": {"ankle": {}}})
+
+
+SIMILARITIES = [
+    {"scale": scale, "domain": one, "other_domain": other, "mean": mean, "deviation": 0.125, "pairs": 100_000}
+    for scale in ("s1", "s5")
+    for one, other, mean in (("ankle", "ankle", 0.875), ("knee", "knee", 0.9375), ("ankle", "knee", 0.25))
+]
+
+
+def test_similarities_have_a_row_two_sites_and_a_column_a_scale() -> None:
+    shown = sampled(SIMILARITIES)
+    assert re.findall(r'scope="(?:col|row)"[^>]*>([^<]*)<', shown) == [
+        *("Sites", "s1", "s5"),
+        *("within ankle", "within knee", "ankle – knee"),
+    ]
+    assert shown.count('value="0.125"') == 6
+    assert sampled([]) == ""
+
+
+def test_what_prototypes_tell_says_where_it_comes_from() -> None:
+    lines = [line | {"minus_pooled": -0.0625} for line in SIMILARITIES]
+    own = from_prototypes({"lines": lines, "rounds": {"ankle": 3, "knee": 3}}, within=False)
+    assert "within" not in own.replace("within=", "")
+    assert own.count('value="-0.0625"') == 2
+    assert "prototypes of round 3" in own
+    told = from_prototypes({"lines": SIMILARITIES, "rounds": {"ankle": 3, "knee": 2}}, within=True)
+    assert "within knee" in told
+    assert "rounds 3 (ankle), 2 (knee)" in told
+    assert "pooled" not in told
+    assert "sends no prototypes" in from_prototypes({"lines": SIMILARITIES, "rounds": {}}, within=False)
+    assert from_prototypes({}, within=True) == ""
+
+
+def test_a_table_of_many_columns_comes_in_parts_that_name_their_rows() -> None:
+    header = ["site", "round", *(f"c{place}" for place in range(7))]
+    whole = narrow_tables("As measured", header, [["knee", number(1), *map(number, range(7))]], kept=2, most=5)
+    assert re.findall(r"<caption>([^<]*)", whole) == [f"As measured, {part} of 3" for part in (1, 2, 3)]
+    assert whole.count(">knee</th>") == 3
+    assert [whole.count(f">c{place}<") for place in range(7)] == [1] * 7
+    assert "1 of" not in narrow_tables("Few", header[:4], [["knee", number(1), number(2), number(3)]], kept=2, most=5)
+
+
+def test_what_is_nothing_when_rounded_has_no_sign_and_minus_is_as_wide_as_plus() -> None:
+    assert number(-0.0001, 2, sign=True) == '<data value="-0.0001">0.00</data>'
+    assert number(-0.5, 1, sign=True) == '<data value="-0.5">−0.5</data>'
+    assert number(0.5, 1, sign=True) == '<data value="0.5">+0.5</data>'
+
+
+def test_an_axis_of_amounts_begins_at_zero() -> None:
+    amounts = Line("ankle", [(1, 4.4e6), (2, 4.5e6)])
+    assert ">0</text>" in line_chart("Bytes", [amounts], "round", enclosing=(0,))
+    assert ">0</text>" not in line_chart("Bytes", [amounts], "round")
 
 
 def test_a_page_that_fails_costs_nothing_else_and_is_told(caplog):

@@ -4,14 +4,16 @@ import http.client
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from made_prototypes import prototype_arrays
 from page_checks import check_page
 
 from mtmd_core.config_files import compose, save_config
 from mtmd_core.durable import write_json
 from server.live import LivePage
 from server.report import run_page, told_by, write_report
-from server.run_store import RunStore
+from server.run_store import RunStore, Shelved
 
 LINES = [
     {"round": round_, "site": site, "loss": 1 / round_, "bytes_to_site": 100, "bytes_from_site": 120}
@@ -67,6 +69,36 @@ def test_the_page_of_a_finished_run_shows_what_was_released_and_keeps_it_in_the_
 
 def test_a_folder_in_which_nothing_was_begun_has_a_page_too(tmp_path: Path) -> None:
     assert "no run yet" in run_page(told_by(tmp_path), refresh_seconds=5)
+
+
+def shelve(store: RunStore, **rounds: int) -> None:
+    """A last checkpoint with prototypes of sites, each made in its round."""
+    shelved = {site: Shelved(round_, prototype_arrays(round_)) for site, round_ in rounds.items()}
+    store.save_last(max(rounds.values()), {"weight": np.zeros(3, np.float32)}, prototypes=shelved)
+
+
+def test_released_prototypes_tell_how_alike_the_sites_are(state: Path) -> None:
+    config = compose("federation", ["federation.rounds=3", "strategy=dsl_msc", "network.width=4"])
+    save_config(config, state / "run.yaml")
+    store = RunStore(state, config, every_round=True)
+    shelve(store, ankle=2, knee=1)
+    content = told_by(state)
+    ankle, knee = prototype_arrays(2), prototype_arrays(1)
+    between = [line for line in content["prototypes"]["lines"] if line["domain"] != line["other_domain"]]
+    assert [line["scale"] for line in between] == [f"s{number}" for number in range(1, 10)]
+    assert between[4]["mean"] == pytest.approx(float(ankle["s5/mean"] @ knee["s5/mean"]), abs=1e-5)
+    page = run_page(content)
+    check_page(page, content)
+    assert "ankle – knee" in page
+    assert "rounds 2 (ankle), 1 (knee)" in page
+    assert "pooled" not in page  # nobody here could know
+
+    checkpoint = state / "checkpoints" / "last.safetensors"
+    shelve(store, ankle=3, knee=3)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:50])
+    assert set(told_by(state)["prototypes"]["rounds"].values()) == {2, 1}  # the one before
+    write_json(state / "run.json", {"name": "another", "finished": False})
+    assert told_by(state)["prototypes"] == {}
 
 
 def test_the_live_page_is_made_anew_for_whoever_asks(state: Path) -> None:

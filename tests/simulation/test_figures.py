@@ -1,10 +1,13 @@
 """Pictures of finished runs: which runs and exams they show, and that attention is the gate's own."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from page_checks import check_page
 from rich.console import Console
 from tiny_sites import SITES, run_words, write_sites
 
@@ -17,7 +20,7 @@ from simulation.data import load_sites
 from simulation.figures.attention import attention_map
 from simulation.figures.contours import choose_exams
 from simulation.found_runs import find_runs
-from simulation.runs import CONFIG, run
+from simulation.runs import CONFIG, SUMMARY, run
 from simulation.trained import TrainedNetwork, segmentation_networks
 
 WORDS = (
@@ -56,6 +59,32 @@ def test_pictures_of_what_is_finished(study: Path, tmp_path: Path) -> None:
         "attention.png",
     ]
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in summary["pictures"])
+
+
+def test_pictures_are_on_the_page_of_the_runs_that_they_show(study: Path, tmp_path: Path) -> None:
+    """Of a federated run by itself."""
+    run_folder = shutil.copytree(study / "runs/att_unet/shared_mjap/fold_0", tmp_path / "federated")
+    words = ["experiment=figures", f"study.folder='{run_folder}'"]
+    summary = simulate(compose("simulate", words), tmp_path / "pictures", Console(quiet=True), words)
+    assert summary["runs"] == ["att_unet shared_mjap fold 0"]
+    assert {path.name for path in (run_folder / "figures").glob("*.png")} == set(summary["pictures"])
+    page = (run_folder / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == len(summary["pictures"]) == 6
+    for caption in summary["captions"].values():
+        assert caption in page
+    check_page(page, json.loads((run_folder / "summary.json").read_text(encoding="utf-8")))
+
+
+def test_runs_of_one_strategy_are_told_apart_by_where_they_lie(study: Path, tmp_path: Path) -> None:
+    """Rungs of a ladder have their own names; runs anywhere else the folder's name."""
+    source = study / "runs/att_unet/dsl_mjap/fold_0"
+    for place in ("ladder/runs/att_unet/dsl_mjap_10/fold_0", "ladder/runs/att_unet/dsl_mjap_pooled/fold_0", "sweep/7"):
+        for name in (CONFIG, SUMMARY):
+            (tmp_path / place).mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / name, tmp_path / place / name)
+    assert [own.title for own in find_runs(tmp_path / "ladder").finished] == ["dsl_mjap_10", "dsl_mjap_pooled"]
+    assert [own.title for own in find_runs(tmp_path / "sweep").finished] == ["dsl_mjap, 7"]
+    assert [own.title for own in find_runs(source).finished] == ["dsl_mjap"]
 
 
 def test_a_federation_keeps_each_sites_auto_encoder(study: Path) -> None:

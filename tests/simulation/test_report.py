@@ -1,6 +1,8 @@
 """``report.html`` of runs, studies and runs side by side."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,41 @@ def test_a_run_ends_with_a_page_whose_numbers_are_in_its_summary(runs: dict[str,
     assert summary["data"]["knee"]["slices"] == {"train": 12, "validation": 6, "test": 6}
 
 
+@pytest.mark.parametrize("mode", ["federated", "centralised"])
+def test_a_run_says_how_alike_its_sites_representations_are(runs: dict[str, Path], mode: str) -> None:
+    summary = json.loads((runs[mode] / "summary.json").read_text(encoding="utf-8"))
+    page = (runs[mode] / "report.html").read_text(encoding="utf-8")
+    lines = summary["similarities"]
+    assert {line["scale"] for line in lines} == {f"s{number}" for number in range(1, 10)}
+    assert len(lines) == 9 * (3 + 3)
+    for line in lines:  # of pairs drawn, and of all there are
+        assert line["mean"] == pytest.approx(line["from_means"], abs=0.02)
+    assert "within knee" in page
+    if mode == "federated":  # dsl sends no prototypes
+        assert "sends no prototypes" in page
+        between = [line for line in lines if line["domain"] != line["other_domain"]]
+        told = [line for line in summary["prototypes"]["lines"] if line["domain"] != line["other_domain"]]
+        assert [line["mean"] for line in told] == [line["from_means"] for line in between]
+    else:
+        assert "prototypes tell" not in page
+
+
+def test_what_released_prototypes_tell_is_held_against_pooled_pairs(tmp_path: Path) -> None:
+    folders = write_sites(tmp_path / "sites", exams=5, slices=18)  # just enough for a prototype
+    words = run_words(folders, "mode=federated", "strategy=dsl_msc", "data.slice_size=32", "federation.rounds=2")
+    summary = simulate(compose("simulate", words), tmp_path / "run", Console(quiet=True))
+    told = summary["prototypes"]
+    assert told["rounds"] == dict.fromkeys(folders, 2)
+    pooled = {(own["scale"], own["domain"], own["other_domain"]): own["mean"] for own in summary["similarities"]}
+    for line in told["lines"]:
+        own = pooled[line["scale"], line["domain"], line["other_domain"]]
+        assert line["minus_pooled"] == pytest.approx(line["mean"] - own, abs=2e-6)
+    page = (tmp_path / "run/report.html").read_text(encoding="utf-8")
+    check_page(page, json.loads((tmp_path / "run/summary.json").read_text(encoding="utf-8")))
+    assert "prototypes of round 2" in page
+    assert "minus the mean of pooled pairs" in page
+
+
 def test_a_run_that_was_interrupted_has_a_page_that_says_so(runs: dict[str, Path], tmp_path: Path) -> None:
     for name in ("config.yaml", "facts.json"):
         (tmp_path / name).write_text((runs["federated"] / name).read_text(encoding="utf-8"))
@@ -72,6 +109,11 @@ def test_two_runs_lie_side_by_side(runs: dict[str, Path], tmp_path: Path) -> Non
     assert by_site["mean of sites"]["mean"] == pytest.approx(np.mean(list(dice.values())), abs=1e-3)
     assert (by_site["mean of sites"]["pairs"], by_site["mean of sites"]["over"]) == (3, "sites")
     assert content["varying"]["mode"] == {str(folder): mode for mode, folder in runs.items()}
+    assert "Cosine similarity of embeddings between sites" in page
+    similarity = {(line["method"], line["scale"]): line for line in content["similarities"]}
+    lines = [line for line in own["similarities"] if line["scale"] == "s5" and line["domain"] != line["other_domain"]]
+    expected = np.mean([line["mean"] for line in lines])
+    assert similarity["dsl, centralised", "s5"]["between"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_study_compares_over_folds_and_counts_what_is_missing(tmp_path: Path) -> None:
@@ -99,6 +141,36 @@ def test_a_study_compares_over_folds_and_counts_what_is_missing(tmp_path: Path) 
     (tmp_path / "runs/att_unet/dsl/fold_2/summary.json").unlink()
     (tmp_path / "summary.json").unlink()
     assert "This study is not finished" in report([tmp_path]).read_text(encoding="utf-8")
+
+
+def test_a_site_that_a_method_is_not_tested_on_has_a_dash(tmp_path: Path) -> None:
+    """A transfer is not tested on its source; one fold, so no deviation either."""
+    words = [
+        *("experiment=study", "sites={ankle: /nowhere, knee: /nowhere}", "training.batch_size=6"),
+        *("study.networks=[att_unet]", "study.strategies=[transfer,individual]", "study.folds=[0]"),
+    ]
+    config = compose("simulate", words)
+    for run in plan_runs(config, {"att_unet": compose_network(words, "att_unet")}, tmp_path):
+        finish(run)
+    simulate(config, tmp_path, Console(quiet=True), words)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    content = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    check_page(page, content)
+    order = [method["title"] for method in content["methods"]]
+    assert order == ["transfer_ankle", "transfer_knee", "individual"]  # the study's
+    assert list(content["methods"][0]["sites"]) == ["knee"]
+    assert re.search(r'transfer_ankle</th><td class="n">–</td><td class="n"><data value="0.5">', page)
+    assert "±" not in page.partition("<main>")[2].partition("Mean ± sample")[0]
+
+
+def test_pictures_in_a_folder_are_on_its_page_with_their_captions(runs: dict[str, Path], tmp_path: Path) -> None:
+    copy = shutil.copytree(runs["federated"], tmp_path / "run")
+    (copy / "figures").mkdir()
+    (copy / "figures/maps.png").write_bytes(b"\x89PNG")
+    (copy / "figures/captions.json").write_text(json.dumps({"maps.png": "Maps <of> slices"}))
+    page = report([copy]).read_text(encoding="utf-8")
+    assert '<img src="data:image/png;base64,iVBORw==" alt="Maps &lt;of&gt; slices">' in page
+    check_page(page, json.loads((copy / "summary.json").read_text(encoding="utf-8")))
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

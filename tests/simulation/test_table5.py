@@ -14,10 +14,9 @@ from tiny_sites import SITES, run_words, write_sites
 from mtmd_core.config_files import compose
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.models import load_model
-from mtmd_core.representations import PAIRS
+from mtmd_core.representations import PAIRS, SCALES
 from simulation.command import simulate
 from simulation.data import load_sites
-from simulation.embeddings import SCALES
 from simulation.experiments.table5 import Similarity, has_row, together
 from simulation.runs import run
 from simulation.study import PlannedRun, compose_network, plan_runs
