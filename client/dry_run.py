@@ -29,9 +29,10 @@ from mtmd_core.strategies import Contrast, strategy_named
 from mtmd_core.update_encoding import FLOAT32, encode_update
 from mtmd_core.wire import SHARED, UPDATE, ContrastPlan, Contribution, Receipt, RoundPlan, decode_array, from_record
 
+from .limits import Limits, RefusedPlanError
 from .outbox import Outbox
 from .settings import SiteSettings
-from .site import LAST_PLAN, RefusedPlanError, Site
+from .site import LAST_PLAN, Site
 from .site_state import MemoryState
 
 
@@ -88,7 +89,7 @@ def _visits(settings: SiteSettings, structures: int, asked: Asked) -> dict[str, 
         state=MemoryState(),
         outbox=outbox,
         device=torch.device("cpu"),
-        limits=settings.limits,
+        limits=Limits(settings.limits),
         strategies=tuple(settings.strategies),
     )
     site.check_limits(plan)

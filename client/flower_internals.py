@@ -2,8 +2,8 @@
 
 Flower offers no public way to run a ClientApp in a process that stays warm between messages, nor one that ignores the
 code a coordinator sends. Both take the Runtime API that a SuperNode serves to its own machine, as Flower's ``flwr-clientapp``
-does (``flwr/supernode/runtime/run_clientapp.py``), with two differences: the bundle that comes with a task is never looked
-at, and the text of an exception never becomes part of a reply.
+does (``flwr/supernode/runtime/run_clientapp.py``), with two differences: the bundle that comes with a task is never unpacked,
+and the text of an exception never becomes part of a reply.
 """
 
 import sys
@@ -23,6 +23,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
     ObjectPullError,
     ObjectPushError,
     pull_and_inflate_object_from_tree,
+    pull_objects,
 )
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
@@ -43,6 +44,8 @@ SUPERNODE_GONE = (httpx.HTTPError, ObjectPullError, ObjectPushError)
 SUPERNODE_IDLE_SECONDS = 3
 OBJECT_WAIT_SECONDS = (0.02, 0.1)
 """First and longest wait for a part of a message that the SuperNode is still receiving (Flower: 1 s and 10 s)."""
+SERVER_OBJECT_WAIT_SECONDS = (0.05, 0.25)
+"""The same for a part that the server is still sending, over the network."""
 
 
 # the waits are defaults of the function that `pull_task_input` calls, out of its caller's reach
@@ -103,10 +106,10 @@ class Task:
                 self._heartbeat.stop()
             self._client.close()
 
-    def pull(self) -> tuple[Message, Context]:
-        """The message and its context; the bundle that comes along is dropped unread."""
-        message, self._context, _run, _bundle = pull_task_input(self._client)
-        return message, self._context
+    def pull(self) -> tuple[Message, Context, bytes]:
+        """The message, its context, and the bundle that comes along: bytes that nobody here unpacks."""
+        message, self._context, _run, bundle = pull_task_input(self._client)
+        return message, self._context, bundle.content
 
     def reply(self, message: Message) -> None:
         """Push a reply made by the app."""
@@ -152,13 +155,16 @@ def run_supernode(arguments: list[str], server_poll_seconds: float, poll_seconds
     """Run Flower's SuperNode in this process with shorter waits.
 
     They are written into Flower's loop as numbers: 3 s between two questions to the server (here ``server_poll_seconds``)
-    and 0.5 s between two looks at what the worker has done (here ``poll_seconds``). So the loop gets a ``time`` of its own.
+    and 0.5 s between two looks at what the worker has done (here ``poll_seconds``). So the loop gets a ``time`` of its own. A
+    message is announced before its arrays are at the server, and the waits for these are defaults that the loop does not set.
     """
 
     def sleep(seconds: float) -> None:
         time.sleep(min(seconds, server_poll_seconds if seconds >= SUPERNODE_IDLE_SECONDS else poll_seconds))
 
     supernode_loop.time = SimpleNamespace(sleep=sleep)
+    first, longest = SERVER_OBJECT_WAIT_SECONDS
+    supernode_loop.pull_objects = partial(pull_objects, initial_backoff=first, backoff_cap=longest)
     sys.argv = ["flower-supernode", *arguments]
     flower_supernode()
 

@@ -18,11 +18,14 @@ OWN_FILE = "site.yaml"
 """What a site keeps its settings in, in its own folder."""
 _MINIMUM_EXAMS, _MINIMUM_SLICES = 3, 50
 """Of prototypes; those of :data:`mtmd_core.prototypes.MINIMUM`, which is slow to import."""
-_LIMITS = {
+_LIMITS: dict[str, int | None] = {
     "max_local_steps": 100_000,
     "max_batch_size": 256,
     "max_slice_size": 1024,
     "max_parameters": 500_000_000,
+    "max_memory_mb": None,
+    "max_round_seconds": 43_200,
+    "max_sites": 100,
 }
 
 
@@ -57,7 +60,7 @@ class SiteSettings:
     noise_multiplier: float = 0
     delta: float = 1e-5
     max_epsilon: float | None = None
-    limits: Mapping[str, int] = field(default_factory=lambda: dict(_LIMITS))
+    limits: Mapping[str, int | None] = field(default_factory=lambda: dict(_LIMITS))
 
     @property
     def authority_file(self) -> Path:
@@ -105,7 +108,8 @@ class SiteSettings:
             raise ConfigurationError(f"limits is {self.limits!r}; it must hold lines of the form 'key: number'.")
         check_keys(self.limits, tuple(_LIMITS), "limits")
         for word, value in self.limits.items():
-            _check_count(f"limits.{word}", value)
+            if value is not None or _LIMITS[word] is not None:
+                _check_count(f"limits.{word}", value)
 
 
 def load_settings(site: str, given: Mapping[str, Any]) -> SiteSettings:

@@ -1,38 +1,36 @@
 """One site at work: its data, its memory, its door out, and what it does at each visit of the coordinator."""
 
 import itertools
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mtmd_core.config import AUTOENCODER, DTYPES, IMAGENET, NO_WEIGHTS, OPTIMISERS, UPDATE_ENCODINGS, NetworkConfig
 from mtmd_core.data.dataset import load_dataset
 from mtmd_core.data.site_data import SiteData, load_site
 from mtmd_core.data.validation import check_dataset
-from mtmd_core.devices import choose_device, limit_threads
+from mtmd_core.devices import choose_device, limit_threads, memory_of
 from mtmd_core.durable import write_json
-from mtmd_core.errors import ConfigurationError, DataError, SiteError
+from mtmd_core.errors import ConfigurationError, DataError
 from mtmd_core.evaluation import SiteScores
 from mtmd_core.models import save_model
-from mtmd_core.networks.build import count_parameters
 from mtmd_core.objectives import PriorTerm
 from mtmd_core.page.best_effort import best_effort
 from mtmd_core.page.exams import describe
 from mtmd_core.prototypes import Minimum
-from mtmd_core.strategies import FEDERATED_STRATEGIES, Contrast, strategy_named
+from mtmd_core.strategies import FEDERATED_STRATEGIES
 from mtmd_core.training import OnStep
 from mtmd_core.wire import Notice, Receipt, RoundPlan, SiteFacts, Terms, to_record
 
 from .contrast import PrototypePolicy
 from .learner import Learner
 from .ledger import Ledger
+from .limits import Limits, check_plan, check_terms
 from .outbox import Outbox
-from .prior import SitePrior, autoencoder_plan
+from .prior import SitePrior
 from .privacy import PrivacyBudget
 from .report import note_round, similarity_within, write_report
 from .settings import SiteSettings
@@ -44,12 +42,6 @@ Metrics = dict[str, float]
 NO_TERMS = Terms()
 LAST_PLAN = "last_plan.json"
 """Where a site keeps what it was last asked to train, in its own folder."""
-
-
-class RefusedPlanError(ConfigurationError):
-    """The coordinator asked for more than this site's own limits allow."""
-
-    site_error = SiteError.PLAN_REFUSED
 
 
 @dataclass
@@ -64,7 +56,7 @@ class Site:
         outbox: its door out.
         device: where it trains.
         results: folder for the site's own summary and model; None keeps them in memory alone.
-        limits: the most that a plan may ask for; see ``configs/client.yaml``.
+        limits: the most that a plan may ask for.
         strategies: those that the site takes part in; they decide what is shared.
         policy: what it asks of the prototypes that it sends.
         lockstep: whether it takes part in lock-step, in which gradients of single batches leave it: a simulation's sites alone.
@@ -83,7 +75,7 @@ class Site:
     outbox: Outbox
     device: torch.device
     results: Path | None = None
-    limits: Mapping[str, int] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
     strategies: tuple[str, ...] = FEDERATED_STRATEGIES
     policy: PrototypePolicy = field(default_factory=PrototypePolicy)
     lockstep: bool = False
@@ -110,11 +102,10 @@ class Site:
         Returns:
             Receipt, metrics, and the site's prototypes if the plan asks for some and there are enough exams and slices.
         """
-        self.check_limits(plan)
-        self._check_terms(plan, terms)
+        self.check_limits(plan, terms)
         prior = self._prior_term(plan, terms)
         learner = self._learner_for(plan)
-        self._check_limit("max_local_steps", learner.steps(plan))
+        self.limits.require("max_local_steps", learner.steps(plan), "local steps")
         if self.last_plan is not None:
             contrast = None if terms.contrast is None else to_record(terms.contrast)
             write_json(self.last_plan, {"plan": to_record(plan), "contrast": contrast})
@@ -134,12 +125,14 @@ class Site:
         return self._receipt(plan), metrics, prototypes
 
     def _counted(self, steps: int) -> OnStep:
-        """Called after each step of a visit: counts them."""
-        done = itertools.count(1)
+        """Called after each step of a visit: counts them, and sees that they do not take too long."""
+        count, look = itertools.count(1), self.limits.watch(steps)
         self.on_progress(0, steps)
 
         def on_step(step: int, loss: float) -> None:
-            self.on_progress(next(done), steps)
+            done = next(count)
+            self.on_progress(done, steps)
+            look(done)
             if self.on_step is not None:
                 self.on_step(step, loss)
 
@@ -189,66 +182,15 @@ class Site:
 
         return self._prior.term(plan, terms.prior, terms.prior_shared, load)
 
-    def _check_terms(self, plan: RoundPlan, terms: Terms) -> None:
-        """A strategy that the site takes part in says which terms there are, and so what of its data they may touch."""
-        strategy = strategy_named(plan.strategy)
-        reconstructs = plan.network == AUTOENCODER
-        contrast = strategy.autoencoder_contrast if reconstructs else strategy.contrast
-        for name, asked, fits in (
-            ("contrast", terms.contrast is not None, contrast is not Contrast.NONE),
-            ("prior", terms.prior is not None, strategy.prior and not reconstructs),
-            ("auto-encoder", reconstructs, strategy.prior or not reconstructs),
-        ):
-            if asked and not fits:
-                raise RefusedPlanError(f"the plan brings a term '{name}', which strategy '{plan.strategy}' has none of")
-        if terms.prior is not None:
-            self.check_limits(autoencoder_plan(plan, terms.prior))
-
-    def check_limits(self, plan: RoundPlan) -> None:
+    def check_limits(self, plan: RoundPlan, terms: Terms = NO_TERMS) -> None:
         """Refuse a plan that asks for more than the site's own settings allow.
 
         Raises:
-            RefusedPlanError: naming what was asked and what is allowed.
+            RefusedPlanError: naming what was asked, what is allowed and the setting that says so.
         """
-        if plan.strategy not in self.strategies:
-            raise RefusedPlanError(
-                f"the plan's strategy is '{plan.strategy}', but this site takes part in {', '.join(self.strategies)}: "
-                "add it to 'strategies' in site.yaml if all that it shares may leave"
-            )
-        if plan.encoder_weights not in (NO_WEIGHTS, IMAGENET):
-            raise RefusedPlanError(
-                f"the plan's encoder_weights is '{plan.encoder_weights}'; a site takes {IMAGENET} or {NO_WEIGHTS} alone"
-            )
-        for word, known in (("optimiser", OPTIMISERS), ("dtype", DTYPES), ("update_encoding", UPDATE_ENCODINGS)):
-            if getattr(plan, word) not in known:
-                raise RefusedPlanError(f"the plan's {word} is '{getattr(plan, word)}'; a site knows {', '.join(known)}")
-        for word in ("round", "local_steps", "share", "slice_size", "width"):
-            if getattr(plan, word) < 1:
-                raise RefusedPlanError(f"the plan's {word} is {getattr(plan, word)}")
-        if plan.local_epochs < 0 or not 0 <= plan.proximal_mu < math.inf or not 0 <= plan.lockstep_weight <= 1:
-            raise RefusedPlanError(
-                f"the plan's local_epochs, proximal_mu and lockstep_weight are {plan.local_epochs}, {plan.proximal_mu} and "
-                f"{plan.lockstep_weight}"
-            )
-        if plan.lockstep_weight and not self.lockstep:
-            raise RefusedPlanError(
-                "the plan asks for lock-step, in which gradients of single batches leave a site; images can be inferred from "
-                "them, so it is for simulations"
-            )
-        if plan.lockstep_weight and plan.local_steps != 1:
-            raise RefusedPlanError(f"the plan's local_steps is {plan.local_steps}; lock-step takes one step a round")
-        asked = {
-            "max_local_steps": max(plan.local_steps, plan.calibration_batches),
-            "max_batch_size": plan.share,
-            "max_slice_size": plan.slice_size,
-            "max_parameters": count_parameters(NetworkConfig(plan.network, plan.width)),
-        }
-        for limit, value in asked.items():
-            self._check_limit(limit, value)
-
-    def _check_limit(self, limit: str, asked: int) -> None:
-        if asked > self.limits.get(limit, asked):
-            raise RefusedPlanError(f"the plan asks for {asked}, but this site's {limit} is {self.limits[limit]}")
+        check_plan(plan, self.strategies, self.lockstep)
+        check_terms(plan, terms)
+        self.limits.check(plan, terms, self.structures + 1)
 
     def _receipt(self, plan: RoundPlan) -> Receipt:
         return Receipt(plan.run, plan.round, self.name)
@@ -274,16 +216,16 @@ def open_site(settings: SiteSettings) -> Site:
         raise DataError(
             f"{wrong[0]} ({len(wrong)} problem(s) in all: mtmd-client check --site {settings.site} shows them)"
         )
-    minimum = Minimum(settings.minimum_exams, settings.minimum_slices)
+    minimum, device = Minimum(settings.minimum_exams, settings.minimum_slices), choose_device(settings.device)
     return Site(
         name=settings.site,
         structures=len(load_dataset(folder).structures),
         load_data=lambda size, axis: load_site(settings.site, folder, size, axis, cache),
         state=DiskState(settings.state / "rounds"),
         outbox=Outbox(settings.release, Ledger(settings.state / "ledger.jsonl"), minimum),
-        device=choose_device(settings.device),
+        device=device,
         results=settings.state / "results",
-        limits=settings.limits,
+        limits=Limits(settings.limits, memory_of(device)),
         policy=PrototypePolicy(minimum, settings.slices_per_exam, _budget(settings)),
         strategies=settings.strategies,
         last_plan=settings.state / LAST_PLAN,

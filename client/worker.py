@@ -20,12 +20,13 @@ import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from types import FrameType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from mtmd_core.errors import MtmdError, RunFailedError, site_error_of
 from mtmd_core.processes import die_with_parent
 from mtmd_core.wire import PLAN, to_record
 
+from .bundle import check_bundle
 from .settings import SiteSettings, from_plain
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def serve(
 
 
 def answer(runtime: "Runtime", token: str, app: Callable[..., Any], tell: Tell) -> None:
-    """Pull the claimed message, let the app answer it, push the reply.
+    """Pull the claimed message, let the app answer it, push the reply; one that comes with a foreign bundle is refused.
 
     An exception of the app becomes an error reply with one word (:class:`mtmd_core.errors.SiteError`); its text may quote data,
     so it goes to the log on this machine alone.
@@ -134,11 +135,12 @@ def answer(runtime: "Runtime", token: str, app: Callable[..., Any], tell: Tell) 
 
     started = time.monotonic()
     with runtime.task(token) as task:
-        message, context = task.pull()
+        message, context, bundle = task.pull()
         kind, group = message.metadata.message_type, message.metadata.group_id
         visit = _visit(message.content) | {"bytes": array_bytes(message.content)}
         tell("pulled", kind=kind, group=group, metadata=metadata_of(message), **visit)
         try:
+            check_bundle(bundle)
             reply = app(message=message, context=context)
         except Exception as error:
             _log.exception("answering %s of round %s failed", kind, group or "-")
@@ -225,20 +227,20 @@ def _note_withdrawn(_number: int, _frame: FrameType | None) -> None:
     _log.warning("the SuperNode has given up the message in hand; its reply will not be taken")
 
 
-def _run() -> int:
-    """As :func:`main`, with whatever goes wrong written to the log."""
+def run() -> NoReturn:
+    """As :func:`main`, with whatever goes wrong written to the log; ends the process with its exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        return main()
+        ended_with = main()
     except SystemExit as ended:
-        return int(ended.code or 0)
+        ended_with = int(ended.code or 0)
     except BaseException:
         _log.exception("the worker cannot go on")
-        return RunFailedError.exit_code
+        ended_with = RunFailedError.exit_code
+    logging.shutdown()
+    os._exit(ended_with)  # Python's own way out would wait for the thread that reads orders, and abort
 
 
 if __name__ == "__main__":
-    ended_with = _run()
-    logging.shutdown()
-    os._exit(ended_with)  # Python's own way out would wait for the thread that reads orders, and abort
+    run()

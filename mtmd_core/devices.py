@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from pathlib import Path
 
 import torch
 
@@ -17,6 +18,20 @@ def choose_device(word: str) -> torch.device:
     if word == "cuda" and not torch.cuda.is_available():
         raise ConfigurationError("device=cuda, but PyTorch sees no CUDA device here; use device=auto or device=cpu.")
     return torch.device("cuda" if word == "cuda" or (word == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes of memory that a device has: the graphics card's, or this machine's, or its container's where that is less."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(machine, int(_CONTAINER_LIMIT.read_text(encoding="ascii")))
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return machine
 
 
 def limit_threads(threads: int | None) -> None:

@@ -11,6 +11,7 @@ class SiteError(StrEnum):
     """Why a site could not answer a message, in a word. Nothing else of a failure reaches the server."""
 
     PLAN_REFUSED = "plan_refused"  # it asks for what this site cannot do, or does not allow
+    BUNDLE_REFUSED = "bundle_refused"  # it came with code, which no site runs
     MESSAGE_UNREADABLE = "message_unreadable"  # records that are missing or do not fit
     PRIOR_MISSING = "prior_missing"  # the auto-encoder is not here; the coordinator sends it again
     STATE_MISSING = "state_missing"  # the private parameters of the asked round are not here

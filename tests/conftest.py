@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+WHOLE_FEDERATIONS = ("test_deployment.py", "test_network_reach.py", "test_open_port.py")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
@@ -10,4 +12,4 @@ def one_thread() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole federations of processes first: they take longest, and beside them one core does the rest."""
-    items.sort(key=lambda item: item.path.name != "test_deployment.py")
+    items.sort(key=lambda item: item.path.name not in WHOLE_FEDERATIONS)

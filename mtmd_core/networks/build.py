@@ -35,7 +35,7 @@ def build_network(config: NetworkConfig, domains: Mapping[str, int], seed: int) 
     Raises:
         ConfigurationError: for an unknown network, or if the weights that are asked for cannot be had.
     """
-    network = _uninitialised(config, domains)
+    network = uninitialised(config, domains)
     initialise(network, seed)
     if config.encoder_weights != NO_WEIGHTS:
         if config.name in WITH_WIDTH:
@@ -57,7 +57,7 @@ def count_parameters(config: NetworkConfig) -> int:
 @functools.cache  # sites ask with every message, and building a network takes longer than a small one's step
 def _count_parameters(name: str, width: int) -> int:
     with torch.device("meta"):
-        network = _uninitialised(NetworkConfig(name, width), {})
+        network = uninitialised(NetworkConfig(name, width), {})
     return sum(parameter.numel() for parameter in network.parameters())
 
 
@@ -68,7 +68,7 @@ def embedding_sizes(config: NetworkConfig) -> list[int]:
     [32, 64, 128, 256, 512, 256, 128, 64, 32]
     """
     with torch.device("meta"):
-        network = _uninitialised(config, {"one": 2})
+        network = uninitialised(config, {"one": 2})
         if isinstance(network, Autoencoder):
             output = network({"one": torch.empty(2, 2, 64, 64)}, embeddings=True)
         else:
@@ -76,7 +76,12 @@ def embedding_sizes(config: NetworkConfig) -> list[int]:
     return [scale.shape[1] for scale in output.embeddings]
 
 
-def _uninitialised(config: NetworkConfig, domains: Mapping[str, int]) -> nn.Module:
+def uninitialised(config: NetworkConfig, domains: Mapping[str, int]) -> nn.Module:
+    """The layers alone; under ``torch.device("meta")`` they take no memory.
+
+    Raises:
+        ConfigurationError: for an unknown network.
+    """
     if config.name in WITH_WIDTH:
         return WITH_WIDTH[config.name](domains, config.width)
     if config.name in NETWORKS:

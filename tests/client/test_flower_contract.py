@@ -12,7 +12,7 @@ from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, AcquireTaskResponse
 from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
-from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree
+from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree, pull_objects
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -75,6 +75,13 @@ def test_the_supernodes_waits_are_the_ones_that_are_shortened() -> None:
     assert re.findall(r"\btime\.[a-z_]+", source) == ["time.sleep"] * 3
     assert source.count("time.sleep(0.5)") == 2
     assert source.count(f"time.sleep({flower_internals.SUPERNODE_IDLE_SECONDS})") == 1
+
+
+def test_the_supernode_waits_for_parts_of_a_message_by_a_function_that_can_be_exchanged() -> None:
+    source = inspect.getsource(supernode_loop)
+    assert source.count("pull_objects(") == 1
+    assert "backoff" not in source
+    assert {"initial_backoff", "backoff_cap"} <= set(parameters(pull_objects))
 
 
 def test_pushing_a_message_reads_only_the_ids_of_its_context() -> None:

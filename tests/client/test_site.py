@@ -1,47 +1,26 @@
 """What a site refuses, whatever the coordinator asks."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from asked import CONTRAST, PLAN, PRIOR, shared
 from tiny_sites import write_sites
 
+from client.limits import RefusedPlanError
 from client.outbox import Outbox
 from client.prior import MissingPriorError
 from client.settings import SiteSettings
-from client.site import RefusedPlanError, Site, open_site
+from client.site import Site, open_site
 from client.site_state import MemoryState
 from mtmd_core.config import NetworkConfig
 from mtmd_core.errors import DataError, RunFailedError
 from mtmd_core.networks.build import build_network, count_parameters
 from mtmd_core.parameters import partition, take
 from mtmd_core.strategies import Sharing
-from mtmd_core.wire import ContrastPlan, PriorPlan, RoundPlan, Terms
-
-PLAN = RoundPlan(
-    run="run",
-    round=1,
-    strategy="dsl",
-    network="att_unet",
-    width=4,
-    encoder_weights="none",
-    slice_size=16,
-    slice_axis="auto",
-    fold=0,
-    seed=0,
-    local_steps=1,
-    share=2,
-    learning_rate=1e-3,
-    augment=True,
-    autocast=False,
-    calibration_batches=1,
-    validate=False,
-    test=False,
-    best_round=0,
-    label_offset=0,
-    label_classes=0,
-)
+from mtmd_core.wire import Terms
 
 
 @pytest.fixture
@@ -50,17 +29,15 @@ def site(tmp_path: Path) -> Site:
     return open_site(SiteSettings(site="knee", state=tmp_path / "state", data=folder, threads=1))
 
 
-def shared() -> dict:
-    network = build_network(NetworkConfig(width=4), {}, seed=0)
-    return take(network, partition(network, Sharing.CONVOLUTIONS).shared)
-
-
 @pytest.mark.parametrize(
     ("change", "text"),
     [
         ({"strategy": "shared", "label_classes": 6}, "takes part in individual, dsl"),
         ({"local_steps": 100_001}, "max_local_steps is 100000"),
-        ({"calibration_batches": 100_001}, "max_local_steps"),
+        (
+            {"calibration_batches": 100_001},
+            "asks for 100001 calibration batches, but this site's max_local_steps is 100000: raise",
+        ),
         ({"share": 257}, "max_batch_size is 256"),
         ({"slice_size": 2048}, "max_slice_size is 1024"),
         ({"width": 4096}, "max_parameters is 500000000"),
@@ -69,9 +46,13 @@ def shared() -> dict:
         ({"optimiser": "yogi"}, "optimiser is 'yogi'; a site knows adam, sgd"),
         ({"dtype": "float16"}, "a site knows float32, float64"),
         ({"update_encoding": "int4"}, "a site knows float32, bfloat16, int8"),
-        ({"local_epochs": -1}, "local_epochs, proximal_mu and lockstep_weight are -1"),
-        ({"proximal_mu": float("nan")}, "are 0, nan and 0.0"),
-        ({"lockstep_weight": 2.0}, "are 0, 0.0 and 2.0"),
+        ({"local_epochs": -1}, "local_epochs is -1"),
+        ({"proximal_mu": float("nan")}, "proximal_mu is nan; it must be a finite number of at least 0"),
+        ({"learning_rate": float("inf")}, "learning_rate is inf"),
+        ({"label_offset": -1}, "label_offset is -1"),
+        ({"lockstep_weight": 2.0}, "lockstep_weight is 2.0"),
+        ({"slice_size": 1024, "share": 256, "width": 32}, "MB of memory to train, but this site's device has"),
+        ({"slice_size": 20}, "slice_size is 20: att_unet cannot be run over 2 images of 20 pixels squared"),
         ({"lockstep_weight": 0.5}, "gradients of single batches leave a site"),
         ({"encoder_weights": "/etc/passwd"}, "takes imagenet or none alone"),
     ],
@@ -80,10 +61,6 @@ def test_a_plan_beyond_the_sites_own_limits_is_refused(site: Site, change: dict,
     with pytest.raises(RefusedPlanError, match=text):
         site.train(replace(PLAN, **change), shared())
     assert site.learner is None
-
-
-CONTRAST = ContrastPlan(0.5, 0.1, False, False, False, False, 3, 50, 0, 100, 0.0)
-PRIOR = PriorPlan(0.1, "run-autoencoder", 2, 4, 2, 0)
 
 
 @pytest.mark.parametrize(
@@ -96,11 +73,23 @@ PRIOR = PriorPlan(0.1, "run-autoencoder", 2, 4, 2, 0)
         ({"strategy": "dsl_mjap", "network": "autoencoder"}, Terms(contrast=CONTRAST), "brings a term 'contrast'"),
         ({"strategy": "dsl_mjap"}, Terms(prior=replace(PRIOR, width=4096)), "max_parameters is 500000000"),
         ({"strategy": "dsl_mjap"}, Terms(prior=replace(PRIOR, share=300)), "max_batch_size is 256"),
-        ({"strategy": "dsl_msc"}, Terms(contrast=CONTRAST), "takes part in individual, dsl, dsl_mjap"),
+        ({"strategy": "dsl_msc"}, Terms(contrast=CONTRAST), "takes part in individual, dsl, dsl_mjap, dsl_ssc"),
+        (
+            {"strategy": "dsl_ssc"},
+            Terms(contrast=replace(CONTRAST, temperature=0.0)),
+            "temperature is 0.0; it must be above",
+        ),
+        ({"strategy": "dsl_ssc"}, Terms(contrast=replace(CONTRAST, weight=math.nan)), "weight is nan"),
+        (
+            {"strategy": "dsl_ssc"},
+            Terms(contrast=CONTRAST, others=({},) * 100),
+            "asks for 101 sites' prototypes, but this site's max_sites is",
+        ),
+        ({"strategy": "dsl_mjap"}, Terms(prior=replace(PRIOR, weight=math.inf)), "weight is inf"),
     ],
 )
 def test_a_strategy_says_what_a_plan_may_bring(site: Site, change: dict, terms: Terms, text: str) -> None:
-    site.strategies = ("individual", "dsl", "dsl_mjap")
+    site.strategies = ("individual", "dsl", "dsl_mjap", "dsl_ssc")
     with pytest.raises(RefusedPlanError, match=text):
         site.train(replace(PLAN, **change), shared(), terms)
     assert site.learner is None
@@ -118,7 +107,9 @@ def test_a_site_without_the_auto_encoder_says_so_and_one_that_missed_its_rounds_
 
 
 def test_epochs_that_take_more_steps_than_a_site_allows_are_refused(site: Site) -> None:
-    with pytest.raises(RefusedPlanError, match="asks for 120000, but this site's max_local_steps is 100000"):
+    with pytest.raises(
+        RefusedPlanError, match="asks for 120000 local steps, but this site's max_local_steps is 100000"
+    ):
         site.train(replace(PLAN, local_epochs=40_000, share=4), shared())
 
 

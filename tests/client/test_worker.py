@@ -53,9 +53,7 @@ def doubled(message: Message) -> Message:
     return Message(RecordDict({"arrays": ArrayRecord({"w": Array(2 * weights)})}), reply_to=message)
 
 
-def test_a_message_is_answered_by_the_installed_app_and_its_bundle_is_not_looked_at(
-    supernode: SuperNode, runtime: Runtime
-) -> None:
+def test_a_message_is_answered_by_the_installed_app(supernode: SuperNode, runtime: Runtime) -> None:
     sent = np.arange(6.0).reshape(2, 3)
     message_id = supernode.receive(array=sent)
     events, tell = heard()

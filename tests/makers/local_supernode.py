@@ -5,10 +5,12 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import uvicorn
 from flwr.app import Array, ArrayRecord, Context, Message, Metadata, RecordDict
+from flwr.cli.build import build_fab_from_disk
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
@@ -20,6 +22,7 @@ from flwr.supernode.nodestate import NodeState, NodeStateFactory
 
 SECRET = b"a secret of this test"
 RUN_ID, NODE_ID = 7, 11
+BUNDLE = Path(__file__).parents[2] / "server" / "bundle"
 
 
 @dataclass
@@ -59,13 +62,13 @@ class SuperNode:
 
 
 @contextlib.contextmanager
-def serving(secret: bytes = SECRET) -> Iterator[SuperNode]:
-    """Serve a SuperNode until the block is left."""
+def serving(secret: bytes = SECRET, bundle: bytes | None = None) -> Iterator[SuperNode]:
+    """Serve a SuperNode until the block is left; runs come with our own bundle, or with another one."""
     factory = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
     state = factory.state()
     state.set_node_id(NODE_ID)
     run = Run.create_empty(RUN_ID)
-    run.fab_hash = state.store_fab(Fab("", b"not even an archive", {}))
+    run.fab_hash = state.store_fab(Fab("", build_fab_from_disk(BUNDLE) if bundle is None else bundle, {}))
     state.store_run(run)
     context = Context(run_id=RUN_ID, node_id=NODE_ID, node_config={}, state=RecordDict(), run_config={}, series_id=0)
     state.set_run_series_context(0, context)

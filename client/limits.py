@@ -1,0 +1,184 @@
+"""What a site refuses to do, whoever asks: every word and number of a plan is held against the site's own settings."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from mtmd_core.config import AUTOENCODER, DTYPES, IMAGENET, NO_WEIGHTS, OPTIMISERS, UPDATE_ENCODINGS, NetworkConfig
+from mtmd_core.errors import ConfigurationError, SiteError
+from mtmd_core.networks.build import count_parameters
+from mtmd_core.networks.memory import training_bytes
+from mtmd_core.quantities import say_duration
+from mtmd_core.strategies import Contrast, strategy_named
+from mtmd_core.wire import ContrastPlan, PriorPlan, RoundPlan, Terms
+
+from .prior import autoencoder_plan
+
+MEGABYTE = 1_000_000
+TELLING_FRACTION = 0.1
+"""Of a round's time: a pace is measured that long before a round is refused for it, so that a moment's delay refuses none."""
+
+
+class RefusedPlanError(ConfigurationError):
+    """The coordinator asked for more than this site's own limits allow."""
+
+    site_error = SiteError.PLAN_REFUSED
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that a plan may ask for.
+
+    Args:
+        most: limit → value, as in ``configs/client.yaml``; None, and what is left out, is no limit.
+        memory: bytes that the site's device has, the limit where ``max_memory_mb`` names none; None is no limit.
+        clock: seconds.
+    """
+
+    most: Mapping[str, int | None] = field(default_factory=dict)
+    memory: int | None = None
+    clock: Callable[[], float] = time.monotonic
+
+    def check(self, plan: RoundPlan, terms: Terms, classes: int) -> None:
+        """Refuse what takes too many steps, too large a network, batch or slices, or too much memory.
+
+        Args:
+            plan: of a visit.
+            terms: what comes with it.
+            classes: of the site's label maps, background included.
+
+        Raises:
+            RefusedPlanError: naming what was asked, what is allowed and the setting.
+        """
+        plans = [plan] if terms.prior is None else [plan, autoencoder_plan(plan, terms.prior)]
+        for each in plans:
+            self.require("max_local_steps", each.local_steps, "local steps")
+            self.require("max_local_steps", each.calibration_batches, "calibration batches")
+            self.require("max_batch_size", each.share, "slices in a batch")
+            self.require("max_slice_size", each.slice_size, "pixels along a slice's side")
+            self.require("max_parameters", count_parameters(NetworkConfig(each.network, each.width)), "parameters")
+        self.require("max_sites", 1 + len(terms.others), "sites' prototypes")
+        most = self.most.get("max_memory_mb")
+        allowed = self.memory if most is None else most * MEGABYTE
+        if allowed is not None:
+            self._require_memory(sum(_bytes(each, plan.share, classes) for each in plans), allowed)
+
+    def require(self, limit: str, asked: int, what: str) -> None:
+        """Refuse more than a limit; ``what`` names the things that are counted.
+
+        Raises:
+            RefusedPlanError: naming it.
+        """
+        most = self.most.get(limit)
+        if most is not None and asked > most:
+            raise RefusedPlanError(
+                f"the plan asks for {asked} {what}, but this site's {limit} is {most}: raise limits.{limit} in site.yaml if so "
+                "much may be asked, or have the coordinator ask for less"
+            )
+
+    def watch(self, steps: int) -> Callable[[int], None]:
+        """A function to be called after each step of a round with the number of those done.
+
+        It raises RefusedPlanError as soon as ``max_round_seconds`` are over, or the pace so far says that they will not do.
+        """
+        most, began = self.most.get("max_round_seconds"), self.clock()
+
+        def look(done: int) -> None:
+            gone = self.clock() - began
+            if most is None or gone < TELLING_FRACTION * most or gone * steps / done <= most:
+                return
+            raise RefusedPlanError(
+                f"the plan asks for {steps} steps, of which {done} took {say_duration(gone)}: all would take about "
+                f"{say_duration(gone * steps / done)}, but this site's max_round_seconds is {most}: raise "
+                "limits.max_round_seconds in site.yaml if a round may take so long, or have the coordinator ask for fewer steps"
+            )
+
+        return look
+
+    def _require_memory(self, asked: int, allowed: int) -> None:
+        if asked <= allowed:
+            return
+        owner = "this site's device has" if self.most.get("max_memory_mb") is None else "this site's max_memory_mb is"
+        raise RefusedPlanError(
+            f"the plan's network, batch and slice size take about {asked // MEGABYTE} MB of memory to train, but {owner} "
+            f"{allowed // MEGABYTE}: raise limits.max_memory_mb in site.yaml if there is more, or have the coordinator ask for "
+            "smaller batches, slices or networks"
+        )
+
+
+def check_plan(plan: RoundPlan, strategies: tuple[str, ...], lockstep: bool) -> None:
+    """Refuse what no site knows, and what this one takes no part in.
+
+    Raises:
+        RefusedPlanError: naming what was asked and what is possible.
+    """
+    if plan.strategy not in strategies:
+        raise RefusedPlanError(
+            f"the plan's strategy is '{plan.strategy}', but this site takes part in {', '.join(strategies)}: "
+            "add it to 'strategies' in site.yaml if all that it shares may leave"
+        )
+    if plan.encoder_weights not in (NO_WEIGHTS, IMAGENET):
+        raise RefusedPlanError(
+            f"the plan's encoder_weights is '{plan.encoder_weights}'; a site takes {IMAGENET} or {NO_WEIGHTS} alone"
+        )
+    for word, known in (("optimiser", OPTIMISERS), ("dtype", DTYPES), ("update_encoding", UPDATE_ENCODINGS)):
+        if getattr(plan, word) not in known:
+            raise RefusedPlanError(f"the plan's {word} is '{getattr(plan, word)}'; a site knows {', '.join(known)}")
+    _check_numbers(plan, ("round", "local_steps", "share", "slice_size", "width"), least=1)
+    _check_numbers(plan, ("fold", "calibration_batches", "best_round", "rounds", "label_offset", "label_classes"))
+    _check_numbers(plan, ("local_epochs", "proximal_mu", "lockstep_weight", "learning_rate"))
+    if plan.lockstep_weight > 1:
+        raise RefusedPlanError(
+            f"the plan's lockstep_weight is {plan.lockstep_weight}; it is a site's share of all, at most 1"
+        )
+    if plan.lockstep_weight and not lockstep:
+        raise RefusedPlanError(
+            "the plan asks for lock-step, in which gradients of single batches leave a site; images can be inferred from "
+            "them, so it is for simulations"
+        )
+    if plan.lockstep_weight and plan.local_steps != 1:
+        raise RefusedPlanError(f"the plan's local_steps is {plan.local_steps}; lock-step takes one step a round")
+
+
+def check_terms(plan: RoundPlan, terms: Terms) -> None:
+    """A strategy that the site takes part in says which terms there are, and so what of its data they may touch.
+
+    Raises:
+        RefusedPlanError: for a term that the strategy has none of, or a number in one that makes no sense.
+    """
+    strategy = strategy_named(plan.strategy)
+    reconstructs = plan.network == AUTOENCODER
+    contrast = strategy.autoencoder_contrast if reconstructs else strategy.contrast
+    for name, asked, fits in (
+        ("contrast", terms.contrast is not None, contrast is not Contrast.NONE),
+        ("prior", terms.prior is not None, strategy.prior and not reconstructs),
+        ("auto-encoder", reconstructs, strategy.prior or not reconstructs),
+    ):
+        if asked and not fits:
+            raise RefusedPlanError(f"the plan brings a term '{name}', which strategy '{plan.strategy}' has none of")
+    if terms.contrast is not None:
+        _check_numbers(terms.contrast, ("weight", "noise_multiplier", "slices_per_exam", "full_pass_steps"))
+        if not 0 < terms.contrast.temperature < math.inf:
+            raise RefusedPlanError(f"the plan's temperature is {terms.contrast.temperature}; it must be above 0")
+    if terms.prior is not None:
+        _check_numbers(terms.prior, ("round", "width", "share"), least=1)
+        _check_numbers(terms.prior, ("weight",))
+
+
+def _check_numbers(plan: RoundPlan | ContrastPlan | PriorPlan, words: tuple[str, ...], least: int = 0) -> None:
+    for word in words:
+        if not least <= getattr(plan, word) < math.inf:  # NaN is not, either
+            raise RefusedPlanError(
+                f"the plan's {word} is {getattr(plan, word)}; it must be a finite number of at least {least}"
+            )
+
+
+def _bytes(plan: RoundPlan, batch: int, classes: int) -> int:
+    """Memory for the steps of a visit; an auto-encoder that serves as a prior reads the batch of the segmentation."""
+    try:
+        return training_bytes(
+            plan.network, plan.width, max(classes, plan.label_classes), batch, plan.slice_size, plan.dtype
+        )
+    except ValueError as error:
+        raise RefusedPlanError(f"the plan's slice_size is {plan.slice_size}: {error}") from None
