@@ -39,6 +39,8 @@ REFUSED_BACKOFF_SECONDS = 65.0
 """A server refuses a key that it has seen within the last 60 s, so a SuperNode that was refused waits longer."""
 HANGS = 2
 """Hangs in a row at which a message is answered as failed, instead of being asked for once more."""
+WORKER_MODULE = "client.worker"
+"""What a worker's process runs."""
 _LOOK_SECONDS = 0.05
 _HEALTH_SECONDS = 5.0
 _GOODBYE_SECONDS = 3.0
@@ -298,7 +300,7 @@ class Worker:
         self.log = log
         with open_log(log) as file:
             self.log_from = file.tell()
-        self.process = start([sys.executable, "-m", "client.worker"], log, child_environment({}), talks=True)
+        self.process = start([sys.executable, "-m", WORKER_MODULE], log, child_environment({}), talks=True)
         os.set_blocking(self.process.stdout.fileno(), False)
         self._heard = b""
         self._busy_since: float | None = None

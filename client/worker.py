@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from types import FrameType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from mtmd_core.errors import MtmdError, RunFailedError, site_error_of
 from mtmd_core.processes import die_with_parent
@@ -225,20 +225,20 @@ def _note_withdrawn(_number: int, _frame: FrameType | None) -> None:
     _log.warning("the SuperNode has given up the message in hand; its reply will not be taken")
 
 
-def _run() -> int:
-    """As :func:`main`, with whatever goes wrong written to the log."""
+def run() -> NoReturn:
+    """As :func:`main`, with whatever goes wrong written to the log; ends the process with its exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        return main()
+        ended_with = main()
     except SystemExit as ended:
-        return int(ended.code or 0)
+        ended_with = int(ended.code or 0)
     except BaseException:
         _log.exception("the worker cannot go on")
-        return RunFailedError.exit_code
+        ended_with = RunFailedError.exit_code
+    logging.shutdown()
+    os._exit(ended_with)  # Python's own way out would wait for the thread that reads orders, and abort
 
 
 if __name__ == "__main__":
-    ended_with = _run()
-    logging.shutdown()
-    os._exit(ended_with)  # Python's own way out would wait for the thread that reads orders, and abort
+    run()
