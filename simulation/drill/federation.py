@@ -21,6 +21,7 @@ from .verdict import StuckError
 PATIENCE_SECONDS = 150.0
 """How long anything that must come may take, on a machine that does other things too."""
 _LOOK_SECONDS = 0.05
+_GRACE_SECONDS = 2.0
 TRAINING = (
     "network.width=4",
     "data.slice_size=16",
@@ -64,7 +65,7 @@ class Federation:
             if process is not None:
                 with contextlib.suppress(ProcessLookupError):
                     _signal([process.pid, *descendants(process.pid)], signal.SIGCONT)  # one that is frozen cannot end
-                end(process)
+                end(process, _GRACE_SECONDS)
 
     @property
     def state(self) -> Path:
