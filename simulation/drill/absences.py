@@ -93,12 +93,6 @@ def _site_leaves(federation: Federation, round_: int, findings: Findings) -> flo
 
 ABSENCES = (
     Absence(
-        Event("site_frozen", "a site stands still and says nothing", "the round closes without it, it comes back"),
-        "ankle",
-        _site_frozen,
-        rounds=3,
-    ),
-    Absence(
         Event("site_disk_full", "no space left at a site", "its reply left out: disk; it lives, the next one used"),
         "shoulder",
         _site_disk_full,
@@ -114,13 +108,23 @@ ABSENCES = (
         faults=(0, 1, 2),
     ),
     Absence(
+        Event("site_frozen", "a site stands still and says nothing", "the round closes without it, it comes back"),
+        "ankle",
+        _site_frozen,
+        rounds=3,
+    ),
+    Absence(
         Event("site_leaves", "kill -9 of a site that never comes back", "rounds close and the run ends without it"),
         "ankle",
         _site_leaves,
         rounds=0,
     ),
 )
-"""In the order in which a federation goes through them: the last one leaves it with two sites."""
+"""In the order in which a federation goes through them.
+
+The last one leaves it with two sites. The site that leaves is the one that stood still: a minute later Flower's SuperNode takes
+the claim that it dropped then for a crash, and a message of a later round is lost with it.
+"""
 
 
 def _check_refused(
