@@ -178,11 +178,12 @@ def _go_through(federation: Federation, starts: dict[int, Absence]) -> Generator
         findings = Findings()
         try:
             federation.wait_stopped(absence.stopper, begin + absence.stops[0])
-            seconds = absence.act(federation, begin, findings)
+            verdict = findings.verdict(absence.event, absence.act(federation, begin, findings))
         except StuckError as error:
-            yield stuck(absence.event, error)
+            verdict = stuck(absence.event, error)
+        yield verdict
+        if not verdict.passed:  # what is left of this federation says nothing about the next event
             return
-        yield findings.verdict(absence.event, seconds)
 
 
 STAGE = Stage("absences", tuple(absence.event for absence in ABSENCES), run)

@@ -191,9 +191,11 @@ def _go_through(
     federation.start()
     for round_, crash in crashes.items():
         try:
-            yield _break(federation, round_, crash, reference)
+            verdict = _break(federation, round_, crash, reference)
         except StuckError as error:
-            yield stuck(crash.event, error)
+            verdict = stuck(crash.event, error)
+        yield verdict
+        if not verdict.passed:  # what is left of this federation says nothing about the next event
             return
 
 

@@ -98,9 +98,11 @@ def run(drill: Drill, wanted: Sequence[Event]) -> Generator[Verdict, None, None]
         federation.start()
         for round_, tried in rounds.items():
             try:
-                yield _try(federation, round_, tried)
+                verdict = _try(federation, round_, tried)
             except StuckError as error:
-                yield stuck(tried.event, error)
+                verdict = stuck(tried.event, error)
+            yield verdict
+            if not verdict.passed:  # what is left of this federation says nothing about the next event
                 return
 
 
