@@ -122,10 +122,10 @@ def _resume(federation: Federation, site: str, round_: int, findings: Findings, 
     """Give the server's command again, and see where it goes on: at ``last``, if not at the round before this one."""
     before = len(federation.records().of("resumed"))
     federation.start_server()
+    federation.orders[site].go(round_)  # it answers the roll call only once it has let go of its message
     federation.wait(lambda: len(federation.records().of("resumed")) > before, "the run was resumed")
     went_on, expected = federation.records().of("resumed")[-1]["round"], round_ - 1 if last is None else last
     findings.check(went_on == expected, f"resumed from round {went_on}", f"resumed from {went_on}, expected {expected}")
-    federation.orders[site].go(round_)
 
 
 def _cut(path: Path) -> None:
