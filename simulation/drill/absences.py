@@ -15,6 +15,8 @@ from .verdict import Event, Findings, StuckError, Verdict, stuck
 
 ROUND_SECONDS = 40.0
 """How long a round of this stage waits for its sites."""
+HOLDER = "knee"
+"""Keeps a round open where something must be mended before the next one."""
 DISK_BYTES = 16 * 2**20
 
 
@@ -23,7 +25,8 @@ class Absence:
     """An event of this stage: in a round for which ``stopper`` has come to a stop in its training, ``act`` has its way.
 
     ``rounds``: how many it needs after its first one. ``stops``: those in which ``stopper`` stops, ``faults``: those whose
-    replies ``knee`` spoils, both counted from 0. ``act`` returns the seconds that the federation took to work again.
+    replies ``knee`` spoils, both counted from 0. ``held``:
+    the holder keeps the first of them open, too, until it is told to go on. ``act`` returns the seconds that the federation took to work again.
     """
 
     event: Event
@@ -32,6 +35,7 @@ class Absence:
     rounds: int
     stops: tuple[int, ...] = (0,)
     faults: tuple[int, ...] = ()
+    held: bool = False
 
 
 def _site_frozen(federation: Federation, round_: int, findings: Findings) -> float:
@@ -46,20 +50,17 @@ def _site_frozen(federation: Federation, round_: int, findings: Findings) -> flo
 
 
 def _site_disk_full(federation: Federation, round_: int, findings: Findings) -> float:
-    site, disk = "shoulder", federation.disk
+    site, disk, since = "shoulder", federation.disk, federation.position("shoulder")
     disk.fill(federation.family(federation.sites[site]))
     began = time.monotonic()
     federation.orders[site].go(round_)
-    federation.wait_closed(round_)
-    federation.wait_stopped(site, round_ + 1)
+    federation.wait_said(site, "train failed (disk)", since)
     disk.free()
-    federation.orders[site].go(round_ + 1)
+    federation.orders[HOLDER].go(round_)
+    federation.wait_closed(round_)
     _check_refused(findings, federation, round_, site, Reason.SITE_ERROR, "disk")
-    findings.check(
-        federation.sites[site].poll() is None,
-        f"the site lives ({disk.kind})",
-        f"the site's command ended ({disk.kind})",
-    )
+    lives = federation.sites[site].poll() is None
+    findings.check(lives, f"the site lives ({disk.kind})", f"the site's command ended ({disk.kind})")
     _wait_used(federation, site, round_, findings)
     return time.monotonic() - began
 
@@ -97,7 +98,7 @@ ABSENCES = (
         "shoulder",
         _site_disk_full,
         rounds=1,
-        stops=(0, 1),
+        held=True,
     ),
     Absence(
         Event("set_aside", "three bad replies in a row", "set aside, then readmitted"),
@@ -163,6 +164,7 @@ def run(drill: Drill, wanted: Sequence[Event]) -> Generator[Verdict, None, None]
     )
     for site in SITES:
         stops = [begin + stop for begin, absence in starts.items() if absence.stopper == site for stop in absence.stops]
+        stops += [begin for begin, absence in starts.items() if absence.held and site == HOLDER]
         faults = {
             begin + fault: "nan" for begin, absence in starts.items() if site == "knee" for fault in absence.faults
         }
