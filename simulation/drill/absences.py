@@ -25,8 +25,8 @@ class Absence:
     """An event of this stage: in a round for which ``stopper`` has come to a stop in its training, ``act`` has its way.
 
     ``rounds``: how many it needs after its first one. ``stops``: those in which ``stopper`` stops, ``faults``: those whose
-    replies ``knee`` spoils, both counted from 0. ``held``:
-    the holder keeps the first of them open, too, until it is told to go on. ``act`` returns the seconds that the federation took to work again.
+    replies ``knee`` spoils, both counted from 0. ``held``: the holder keeps the first round open until it is told to go on.
+    ``act`` returns the seconds that the federation took to work again.
     """
 
     event: Event
