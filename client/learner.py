@@ -225,12 +225,17 @@ class Learner:
         return self.contrast.prototypes(self.network, terms.contrast, plan.round, self.steps(plan), policy)
 
     def remember(self, plan: RoundPlan, state: SiteState) -> None:
-        """Save the round's private state, and forget what no later visit can ask for."""
+        """Save the round's private state, and forget what no later visit can ask for.
+
+        A server whose last checkpoint is damaged goes on from the one before, and asks for the round after it once more, while
+        this site is a round further on: it goes back by two.
+        """
         goes_on = optimiser_tensors(self.network, self.optimiser)
         goes_on |= {f"{name}/{RESIDUAL}": tensor for name, tensor in self._residual.items()}
         goes_on |= {_EMBEDDINGS + name: tensor for name, tensor in self.contrast.tensors().items()}
         state.save(plan.run, plan.round, self._private(), goes_on)
-        state.forget(plan.run, {plan.round, self._began_from}, plan.best_round)
+        begun = {self._began_from, state.before(plan.run, self._began_from)}
+        state.forget(plan.run, {plan.round, *begun}, plan.best_round)
 
     def shared(self) -> dict[str, np.ndarray]:
         """The shared parameters as they are now; views of the network's own on the CPU."""

@@ -40,6 +40,9 @@ class SiteState(Protocol):
     def private_upto(self, run: str, round_: int) -> dict[str, Tensor] | None:
         """Private parameters at the end of a round, or of the last one before it that the site took part in."""
 
+    def before(self, run: str, round_: int) -> int:
+        """The newest round of a run before ``round_`` of which something is remembered; -1 if there is none."""
+
     def freeze(self, run: str, round_: int, network: Mapping[str, Tensor]) -> None:
         """Keep a whole network as it was chosen: that of a round of a run which is over."""
 
@@ -77,6 +80,10 @@ class MemoryState:
     def private_upto(self, run: str, round_: int) -> dict[str, Tensor] | None:
         """See :class:`SiteState`."""
         return self._private.get((run, _newest_upto(self._rounds(run), round_)))
+
+    def before(self, run: str, round_: int) -> int:
+        """See :class:`SiteState`."""
+        return _newest_upto(self._rounds(run), round_ - 1)
 
     def freeze(self, run: str, round_: int, network: Mapping[str, Tensor]) -> None:
         """See :class:`SiteState`."""
@@ -134,6 +141,10 @@ class DiskState:
                 except DamagedFileError as error:
                     log.warning("the private parameters of round %d are passed over: %s", known, error)
         return None
+
+    def before(self, run: str, round_: int) -> int:
+        """See :class:`SiteState`."""
+        return _newest_upto(self._rounds(run), round_ - 1)
 
     def freeze(self, run: str, round_: int, network: Mapping[str, Tensor]) -> None:
         """See :class:`SiteState`."""

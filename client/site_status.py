@@ -3,6 +3,7 @@
 The process that supervises the site keeps it, replaced as a whole at every event; after a crash it says what was going on.
 """
 
+import contextlib
 import json
 import time
 from dataclasses import asdict, dataclass, field, fields
@@ -58,10 +59,11 @@ class StatusFile:
     def now(self, state: str) -> None:
         """Say what the site is doing."""
         self.status.state, self.status.time = state, time.time()
-        self._folder.mkdir(parents=True, exist_ok=True)
         draft = self._folder / f".{FILE}"  # replaced as a whole, and worth no flush to the disk
-        draft.write_text(json.dumps(asdict(self.status)), encoding="utf-8")
-        draft.replace(self._folder / FILE)
+        with contextlib.suppress(OSError):  # a disk that is full ends no site: the next event tries again
+            self._folder.mkdir(parents=True, exist_ok=True)
+            draft.write_text(json.dumps(asdict(self.status)), encoding="utf-8")
+            draft.replace(self._folder / FILE)
 
     def hear(self, event: dict[str, Any]) -> bool:
         """Take note of what the worker says; whether it was news: the server repeats a notice until a reply was used."""

@@ -29,6 +29,7 @@ from mtmd_core.errors import ConfigurationError
 LOG_LIMIT_BYTES = 5_000_000
 _PR_SET_PDEATHSIG = 1
 _KILLED_SECONDS = 5.0
+_LOOK_SECONDS = 0.2
 
 
 class Interrupted(Exception):  # noqa: N818 - a request from outside, not an error
@@ -102,6 +103,28 @@ def die_with_parent(number: int = signal.SIGKILL) -> None:
         os.kill(os.getpid(), number)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def end_with(*pids: int) -> None:
+    """Have a thread end this process at once (SIGKILL) when its parent or one of the processes ``pids`` has ended.
+
+    For a process that somebody else's program starts: from a thread of its own perhaps, whose end the kernel would take for the
+    parent's.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent and all(map(is_running, pids)):
+            time.sleep(_LOOK_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="end with others", daemon=True).start()
+
+
+def command_pid() -> int | None:
+    """The process whose :func:`child_environment` this one lives in, whoever stands in between; None if there is none."""
+    pid = os.environ.get("MTMD_PARENT")
+    return None if pid is None else int(pid)
 
 
 def installed_command(name: str) -> str:

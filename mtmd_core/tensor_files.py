@@ -19,11 +19,24 @@ class DamagedFileError(MtmdError):
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
-    """Write tensors with JSON-serialisable facts and a checksum over both."""
+    """Write tensors with JSON-serialisable facts and a checksum over both.
+
+    Raises:
+        OSError: if the file cannot be written, for example because the disk is full; what was there before stays.
+    """
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     text = json.dumps(dict(facts), sort_keys=True)
     metadata = {"facts": text, "checksum": _checksum(plain, text)}
-    write_with(path, lambda temporary: save_file(plain, temporary, metadata))
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(plain, temporary, metadata)
+        except (
+            SafetensorError
+        ) as error:  # its own kind of error whatever goes wrong; the tensors' names and types do not
+            raise OSError(f"{path} cannot be written: {error}") from None
+
+    write_with(path, write)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:

@@ -1,5 +1,6 @@
 """The ServerApp: roll call, rounds, evaluation, farewell; the same in a hospital's federation and in a simulation."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from mtmd_core.config import RunConfig
 from mtmd_core.config_files import load_config
 from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError, MtmdError, RunFailedError
-from mtmd_core.processes import LOG_LIMIT_BYTES
+from mtmd_core.processes import LOG_LIMIT_BYTES, command_pid, end_with
 from mtmd_core.scores import summarise_run
 from mtmd_core.wire import SiteFacts
 
@@ -51,6 +52,8 @@ class Outcome:
 def main(grid: Grid, context: Context) -> None:
     """Run the federation that the coordinator's folder describes; the outcome is written there."""
     folder = Path(os.environ[STATE_VARIABLE])
+    # Flower leaves this process behind when the SuperLink or mtmd-server is killed, and the next mtmd-server has the same folder
+    end_with(*filter(None, [command_pid()]))
     shorten_waits()
     _log_to(folder / LOG)
     store = None
@@ -68,7 +71,8 @@ def main(grid: Grid, context: Context) -> None:
         log.exception("the run failed")
         verdict = {"exit_code": RunFailedError.exit_code, "message": f"{type(error).__name__}: {error}"}
     if store is not None and verdict["exit_code"]:
-        store.note("failed", exit_code=verdict["exit_code"])
+        with contextlib.suppress(OSError):  # where the disk is full the outcome may still be told
+            store.note("failed", exit_code=verdict["exit_code"])
     write_json(folder / "outcome.json", verdict)
 
 

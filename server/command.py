@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from mtmd_core.page.best_effort import best_effort
 from mtmd_core.processes import Interrupted, exclusive, free_port, signals_as_exceptions
 
 from .admission_commands import admit, revoke, sites
+from .drill import drill
 from .init import init
 from .settings import OWN_FILE, ServerSettings, differing, load_settings, parse_sites, remember
 
@@ -30,6 +32,7 @@ other commands (each has its own --help):
   sites     list the sites that were admitted
   status    how the run is: rounds, sites, refusals, time left; works at any time
   readmit   let a site that was set aside take part again
+  drill     break a federation of three sites on purpose, on this machine, and say what came of it
 
 Words of the run's configuration follow without dashes: federation.rounds=20 network.width=16 data.slice_size=64.
 
@@ -41,6 +44,7 @@ exit codes: 0 done, 1 run failed, 2 usage or configuration, 3 not reachable in t
 
 _LOOK_SECONDS = 0.25
 _LEAVE_SECONDS = 15.0
+_LEAST_FREE_BYTES = 2**16
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -113,6 +117,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "sites": sites,
     "status": _status,
     "readmit": _readmit,
+    "drill": drill,
 }
 """Commands beside the federation itself: called with their words, they return the exit code."""
 
@@ -254,10 +259,17 @@ def _await_outcome(
             door.require_alive()
         if ending:
             raise RunFailedError(
-                f"the run ended without stating an outcome ({ending}); its output is in "
+                f"the run ended without stating an outcome ({ending}){_full_disk(state)}; its output is in "
                 f"{state / 'logs' / 'superlink.log'}."
             )
         time.sleep(_LOOK_SECONDS)
+
+
+def _full_disk(state: Path) -> str:
+    """What is to be said of a disk on which a run could not even write down why it ended; empty if there is space left."""
+    if shutil.disk_usage(state).free >= _LEAST_FREE_BYTES:
+        return ""
+    return f", and the disk of {state} is full: No space left on device. Make space and give the same command again"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A run's memory on the coordinator's disk: what was configured, how far it is, its parameters and its metrics."""
 
+import contextlib
 import json
 import logging
 import time
@@ -199,33 +200,57 @@ class RunStore:
         return self.folder / "checkpoints" / f"{self._prefix}{which}.safetensors"
 
     def _facts(self) -> dict:
+        """What ``run.json`` says; of a run whose file is lost or damaged, what its checkpoints say of it."""
         try:
             return json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return self._facts_of_checkpoints()
         except (OSError, ValueError):
-            return {}
+            log.warning("run.json is damaged and passed over: the run's name is taken from its checkpoints")
+            return self._facts_of_checkpoints()
+
+    def _facts_of_checkpoints(self) -> dict:
+        """The name of the run that a checkpoint here is of; which sites it has is learnt anew."""
+        for path in self._checkpoints():
+            with contextlib.suppress(DamagedFileError):
+                return {"name": load_tensors(path)[1]["run"], "finished": False}
+        return {}
+
+    def _checkpoints(self) -> list[Path]:
+        """The checkpoints of all phases from which a run goes on."""
+        files = [part._checkpoint_file(which) for part in self._parts() for which in ("last", "previous")]
+        return [path for path in files if path.is_file()]
 
     def _continued(self) -> str | None:
         """The name of the run that this folder holds, if it is this one and not finished.
 
         Raises:
-            ConfigurationError: if it is another one that finished some rounds and not all: nothing is overwritten.
+            ConfigurationError: if it is another one that finished some rounds and not all, or that cannot be told: nothing is
+                overwritten.
         """
-        facts = self._facts()
-        if not self.every_round or facts.get("finished", True):
+        if not self.every_round or (facts := self._facts()).get("finished", True):
             return None
+        begun = bool(self._checkpoints())
+        path = self.folder / "config.yaml"
         try:
-            changed = (
-                decisive_words(load_config(self.folder / "config.yaml")).items() ^ decisive_words(self.config).items()
-            )
-        except ConfigurationError:
-            return None
-        if changed and any(part._checkpoint_file("last").is_file() for part in self._parts()):
+            changed = decisive_words(load_config(path)).items() ^ decisive_words(self.config).items()
+        except ConfigurationError as error:
+            if not begun:
+                return None
+            raise ConfigurationError(
+                f"{self.folder} holds a run that is not finished, and its configuration cannot be read ({error}): put "
+                f"{path.name} back from a copy to go on with it, or give another --state folder to begin a new one."
+            ) from None
+        if changed and begun:
             words = ", ".join(sorted({word for word, _ in changed}))
             raise ConfigurationError(
                 f"{self.folder} holds a run that is not finished, of another configuration ({words}): give the same words "
                 "to go on with it, or another --state folder to begin a new one."
             )
-        return None if changed else facts["name"]
+        if changed:
+            return None
+        write_json(self.folder / "run.json", facts)  # whole again, where it was not
+        return facts["name"]
 
     def _begun(self) -> str:
         """A new run: nothing of an older one in this folder may be taken for its own."""

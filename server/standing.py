@@ -8,6 +8,7 @@ after a crash counts once.
 """
 
 import json
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from pathlib import Path
 from mtmd_core.durable import write_json
 from mtmd_core.refusals import Reason
 from mtmd_core.wire import Notice
+
+log = logging.getLogger(__name__)
 
 FILE = "standing.json"
 REQUESTS = "readmit"
@@ -49,7 +52,11 @@ class Standing:
     def __init__(self, folder: Path, patience: int) -> None:
         self._folder = folder
         self._patience = patience
-        self.sites = read_standing(folder)
+        try:
+            self.sites = read_standing(folder)
+        except ValueError:
+            log.warning("%s is damaged and begun anew: sites that were set aside are asked again", FILE)
+            self.sites = {}
 
     def begin(self) -> None:
         """Forget what an older run in this folder left."""
@@ -118,7 +125,11 @@ class Standing:
 
 
 def read_standing(folder: Path) -> dict[str, SiteStanding]:
-    """The standing of the sites of which something is known, from the run's folder; nothing if there is no such file."""
+    """The standing of the sites of which something is known, from the run's folder; nothing if there is no such file.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -8,6 +8,8 @@ credential, so it listens on loopback only.
 import contextlib
 import json
 import logging
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -164,8 +166,14 @@ class SuperLink:
 
     def end(self, grace_seconds: float) -> None:
         """End the SuperLink and the processes that it started, the ServerApp among them."""
-        if self._process is not None:
-            end(self._process, grace_seconds)
+        if self._process is None:
+            return
+        end(self._process, grace_seconds)
+        for pid in filter(
+            is_running, self._app or []
+        ):  # of a SuperLink that was killed nothing leads to its app any more
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _flwr(self, *words: str, timeout_seconds: float = _COMMAND_TIMEOUT_SECONDS) -> dict[str, Any]:
         try:

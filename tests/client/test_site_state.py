@@ -49,6 +49,12 @@ def test_private_parameters_of_each_round_are_kept_apart(state):
     assert state.newest("a", upto=0) is None
 
 
+def test_the_round_before_another_is_the_newest_that_is_remembered(state):
+    state.save("a", 7, private(7), optimiser(7))
+    assert [state.before("a", round_) for round_ in (9, 7, 2, 1)] == [7, 3, 1, -1]
+    assert state.before("c", 5) == -1
+
+
 def test_forgetting_keeps_what_is_asked_for(state):
     state.forget("a", keep={3}, best_round=1)
     assert torch.equal(state.private_upto("a", 2)["norm.weight"], private(1)["norm.weight"])

@@ -88,3 +88,12 @@ def test_programs_read_the_same(file: StatusFile, tmp_path: Path, capsys: pytest
         assert status("knee", tmp_path, as_json=True) == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["running"], shown["round"], shown["seconds_a_round"]) == (True, 4, 60.0)
+
+
+def test_a_status_that_cannot_be_written_ends_no_site(tmp_path: Path) -> None:
+    folder = tmp_path / "a file, where the folder should be"
+    folder.touch()
+    status = StatusFile(tmp_path, "ankle")
+    status._folder = folder
+    status.now("training")
+    assert status.status.state == "training"

@@ -1,3 +1,4 @@
+import resource
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,19 @@ def test_facts_that_json_cannot_hold_leave_the_old_file(path):
     with pytest.raises(TypeError):
         save_tensors(path, TENSORS, {"path": path})
     assert path.read_bytes() == before
+
+
+def test_a_file_that_cannot_be_written_is_an_os_error_and_keeps_what_was_there(tmp_path: Path) -> None:
+    """As on a full disk: here no file may grow beyond 1 kB."""
+    path, before = tmp_path / "a.safetensors", {"a": torch.ones(2)}
+    save_tensors(path, before, {"round": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        with pytest.raises(OSError, match=r"a\.safetensors cannot be written"):
+            save_tensors(path, {"a": torch.ones(10_000)}, {"round": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    tensors, facts = load_tensors(path)
+    assert (torch.equal(tensors["a"], before["a"]), facts) == (True, {"round": 1})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.safetensors"]

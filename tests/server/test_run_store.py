@@ -95,14 +95,42 @@ def test_a_finished_run_is_not_continued_and_keeps_its_result(tmp_path):
     assert not (tmp_path / "summary.json").exists()
 
 
-@pytest.mark.parametrize("name", ["run.json", "config.yaml"])
-@pytest.mark.parametrize("content", [None, "", "{", "\0"])
-def test_a_run_whose_description_is_lost_is_not_continued(tmp_path, name, content):
-    stopped = after_two_rounds(tmp_path)
-    (tmp_path / name).unlink()
+LOST = pytest.mark.parametrize("content", [None, "", "{", "\0"])
+"""What may be left of a file: nothing, not even its name, or some of it."""
+
+
+def damage(path, content: str | None) -> None:
+    path.unlink()
     if content is not None:
-        (tmp_path / name).write_text(content)
-    assert_new(RunStore(tmp_path, config(), every_round=True), stopped)
+        path.write_text(content)
+
+
+@LOST
+def test_a_run_whose_name_is_lost_goes_on_by_its_checkpoints(tmp_path, content):
+    stopped = after_two_rounds(tmp_path)
+    damage(tmp_path / "run.json", content)
+    store = RunStore(tmp_path, config(), every_round=True)
+    assert (store.name, store.last().round, store.sites()) == (stopped.name, 2, None)
+    assert json.loads((tmp_path / "run.json").read_text()) == {"name": stopped.name, "finished": False}
+
+
+@LOST
+def test_a_run_whose_name_is_lost_before_its_first_checkpoint_is_a_new_one(tmp_path, content):
+    first = RunStore(tmp_path, config(), every_round=True)
+    damage(tmp_path / "run.json", content)
+    assert_new(RunStore(tmp_path, config(), every_round=True), first)
+
+
+@LOST
+def test_a_run_whose_configuration_is_lost_is_left_as_it_is(tmp_path, content):
+    stopped = after_two_rounds(tmp_path)
+    kept = (tmp_path / "config.yaml").read_text()
+    damage(tmp_path / "config.yaml", content)
+    with pytest.raises(ConfigurationError, match=r"(?s)not finished.*put config\.yaml back"):
+        RunStore(tmp_path, config(), every_round=True)
+    (tmp_path / "config.yaml").write_text(kept)
+    store = RunStore(tmp_path, config(), every_round=True)
+    assert (store.name, store.last().round) == (stopped.name, 2)
 
 
 def test_a_line_cut_short_is_passed_over(tmp_path, caplog):

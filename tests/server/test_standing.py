@@ -74,3 +74,15 @@ def test_a_new_run_begins_with_a_clean_standing(standing: Standing, tmp_path: Pa
     request = ask(tmp_path, "knee")
     standing.begin()
     assert (standing.sites, read_standing(tmp_path), request.exists()) == ({}, {}, False)
+
+
+def test_a_damaged_file_is_begun_anew_and_said_so(
+    standing: Standing, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    refuse(standing, 1, 2, 3)
+    path = tmp_path / "standing.json"
+    path.write_text(path.read_text()[:20])
+    again = Standing(tmp_path, patience=3)
+    assert (again.sites, "asked again" in caplog.text) == ({}, True)
+    assert refuse(again, 4) == [False]
+    assert read_standing(tmp_path) == again.sites

@@ -1,18 +1,21 @@
 """What crosses between server and sites in a full round, and what a site's restart changes (nothing)."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from flwr.app import Message
 from recorded_federation import RecordingGrid, arrays_of, open_sites
 from tiny_sites import SITES, run_words, write_sites
 
 from client.app import build_client_app
+from client.site import Site
 from mtmd_core.config import RunConfig
 from mtmd_core.config_files import compose
 from mtmd_core.wire import RECEIPT
-from server.app import coordinate
+from server.app import Outcome, coordinate
 from server.run_store import RunStore
 from simulation.grid import InProcessGrid
 
@@ -136,3 +139,30 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same_end(
         np.array_equal(outcome.checkpoint.shared[n], steady.checkpoint.shared[n]) for n in steady.checkpoint.shared
     )
     assert [line["round"] for line in continued.metrics()] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+def test_a_server_that_goes_back_by_two_rounds_ends_with_the_same_bits(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """It stops while sites have finished round 4, and its checkpoint of round 3 is damaged: round 3 comes again."""
+    config = compose("simulate", run_words(folders, "federation.rounds=5"))
+
+    def stop(site: str, reply: Message) -> None:
+        if site == "shoulder" and reply.content.array_records and reply.content[RECEIPT]["round"] == 4:
+            raise KeyboardInterrupt
+
+    def run(name: str, spoil: Callable[[str, Message], None] = lambda *_: None) -> tuple[Outcome, dict[str, Site]]:
+        sites = open_sites(folders, tmp_path / "cache", tmp_path / name)
+        store = RunStore(tmp_path / f"{name}-run", config, every_round=True)
+        return coordinate(RecordingGrid(sites, spoil=spoil), config, store), sites
+
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", stop)
+    last = tmp_path / "stopped-run" / "checkpoints" / "last.safetensors"
+    last.write_bytes(last.read_bytes()[:-100])
+    (steady, expected), (resumed, sites) = run("steady"), run("stopped")
+    shared = steady.checkpoint.shared
+    assert all(np.array_equal(resumed.checkpoint.shared[name], shared[name]) for name in shared)
+    for site, member in sites.items():
+        private = expected[site].learner.network.state_dict()
+        assert all(torch.equal(member.learner.network.state_dict()[name], private[name]) for name in private)
