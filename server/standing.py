@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mtmd_core.durable import write_json
+from mtmd_core.errors import ConfigurationError
 from mtmd_core.refusals import Reason
 from mtmd_core.wire import Notice
 
@@ -54,7 +55,7 @@ class Standing:
         self._patience = patience
         try:
             self.sites = read_standing(folder)
-        except ValueError:
+        except ConfigurationError:
             log.warning("%s is damaged and begun anew: sites that were set aside are asked again", FILE)
             self.sites = {}
 
@@ -128,10 +129,15 @@ def read_standing(folder: Path) -> dict[str, SiteStanding]:
     """The standing of the sites of which something is known, from the run's folder; nothing if there is no such file.
 
     Raises:
-        ValueError: if it is damaged.
+        ConfigurationError: if it cannot be understood.
     """
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return {site: SiteStanding(**{**own, "in_a_row": tuple(own["in_a_row"])}) for site, own in content.items()}
     except FileNotFoundError:
         return {}
-    return {site: SiteStanding(**{**own, "in_a_row": tuple(own["in_a_row"])}) for site, own in content.items()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ConfigurationError(
+            f"{folder / FILE} is damaged: put it back from a copy, or start mtmd-server, which begins it anew and asks sites "
+            "that were set aside again."
+        ) from None

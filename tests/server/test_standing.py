@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from mtmd_core.errors import ConfigurationError
 from mtmd_core.refusals import Reason
 from mtmd_core.wire import Notice
+from server.readmit import readmit
 from server.standing import REQUESTS, Standing, read_standing
 
 NORM = Reason.OUTLYING_NORM
@@ -86,3 +88,12 @@ def test_a_damaged_file_is_begun_anew_and_said_so(
     assert (again.sites, "asked again" in caplog.text) == ({}, True)
     assert refuse(again, 4) == [False]
     assert read_standing(tmp_path) == again.sites
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[1]", '{"knee": 3}', '{"knee": {}}', '{"knee": {"in_a_row": [], "colour": 1}}']
+)
+def test_commands_say_that_the_file_is_damaged(content: str, tmp_path: Path) -> None:
+    (tmp_path / "standing.json").write_text(content)
+    with pytest.raises(ConfigurationError, match=r"standing.json is damaged: put it back"):
+        readmit(tmp_path, "knee")
