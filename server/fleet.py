@@ -137,7 +137,9 @@ class Fleet(Grid):
         while time.monotonic() < deadline and any(
             errand.site not in replies and self._is_expected(errand.site) for errand in waiting
         ):
-            came = list(self._grid.pull_messages(list(out)))
+            # Flower waits long for a reply whose sender was stopped half-way; a revoked site's is not wanted any more.
+            wanted = [key for key, errand in out.items() if self._is_expected(errand.site)]
+            came = list(self._grid.pull_messages(wanted)) if wanted else []
             for reply in came:
                 errand = out.pop(reply.metadata.reply_to_message_id)
                 if reply.has_error() and not site_failed(reply.error):
