@@ -139,7 +139,7 @@ class Fleet(Grid):
         ):
             # Flower waits long for a reply whose sender was stopped half-way; a revoked site's is not wanted any more.
             wanted = [key for key, errand in out.items() if self._is_expected(errand.site)]
-            came = list(self._grid.pull_messages(wanted)) if wanted else []
+            came = list(self._grid.pull_messages(wanted))
             for reply in came:
                 errand = out.pop(reply.metadata.reply_to_message_id)
                 if reply.has_error() and not site_failed(reply.error):
