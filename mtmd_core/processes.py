@@ -136,9 +136,9 @@ def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
     """This process's environment for a child, plus ``extra``.
 
     This Python's commands come first on PATH (Flower starts its own by bare name), and loopback addresses never go
-    through a proxy.
+    through a proxy. What is imported is what is installed: not a folder that lies where the command was given, whatever its name.
     """
-    environment = {**os.environ, "MTMD_PARENT": str(os.getpid()), **extra}
+    environment = {**os.environ, "MTMD_PARENT": str(os.getpid()), "PYTHONSAFEPATH": "1", **extra}
     environment["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
     for word in ("NO_PROXY", "no_proxy"):
         direct = [environment[word]] if environment.get(word) else []

@@ -23,19 +23,16 @@ from mtmd_core.tensor_files import load_tensors
 from simulation.command import simulate
 
 WAIT_SECONDS = 300
-WORDS = {
-    # int8: what rounding left behind is a site's to keep, over its end too.
-    "dsl": ("federation.rounds=4", "federation.validate_every_rounds=4", "federation.update_encoding=int8"),
-    "dsl_msc_mjap": (
-        "strategy=dsl_msc_mjap",
-        "data.slice_size=32",
-        "autoencoder.width=4",
-        "autoencoder.batch_size=6",
-        "federation.rounds=2",
-        "federation.autoencoder_rounds=3",
-        "federation.validate_every_rounds=9",
-    ),
-}
+WORDS = (
+    "strategy=dsl_msc_mjap",
+    "data.slice_size=32",
+    "autoencoder.width=4",
+    "autoencoder.batch_size=6",
+    "federation.rounds=2",
+    "federation.autoencoder_rounds=3",
+    "federation.validate_every_rounds=9",
+    "federation.update_encoding=int8",  # what rounding left behind is a site's to keep, over its end too
+)
 
 
 @pytest.fixture
@@ -95,16 +92,12 @@ def children_of(pid: int) -> set[int]:
     return found
 
 
-@pytest.mark.parametrize("strategy", WORDS)
 def test_processes_train_the_simulations_model_though_a_client_is_killed(
-    strategy: str, tmp_path: Path, commands: list[subprocess.Popen]
+    tmp_path: Path, commands: list[subprocess.Popen]
 ) -> None:
-    """Bit-identical shared and private parameters, one client killed between two rounds and started again.
-
-    With prototypes and a prior it is killed in the auto-encoder's rounds.
-    """
-    folders = write_sites(tmp_path / "data", exams=5, slices=6 if strategy == "dsl" else 18)
-    words = [word for word in run_words(folders, *WORDS[strategy]) if not word.startswith("sites=")]
+    """Bit-identical parameters, shared and private, and prototypes; a client is killed in the auto-encoder's rounds."""
+    folders = write_sites(tmp_path / "data", exams=5, slices=18)
+    words = [word for word in run_words(folders, *WORDS) if not word.startswith("sites=")]
     port, state = free_port(), {name: tmp_path / name for name in ("server", *folders)}
     server = start(
         commands, tmp_path / "server.log", "server.command", "--insecure", "--sites", "3", "--port", str(port),
@@ -114,7 +107,7 @@ def test_processes_train_the_simulations_model_though_a_client_is_killed(
     for site, folder in folders.items():
         clients[site] = start(
             commands, tmp_path / f"{site}.log", "client.command", "--insecure", "--site", site, "--data", str(folder),
-            "--server", f"127.0.0.1:{port}", "--state", str(state[site]), "--threads", "1", "--strategies", strategy,
+            "--server", f"127.0.0.1:{port}", "--state", str(state[site]), "--threads", "1", "--strategies", "dsl_msc_mjap",
         )  # fmt: skip
 
     wait_for_round(state["server"], 1)
@@ -135,18 +128,17 @@ def test_processes_train_the_simulations_model_though_a_client_is_killed(
     assert json.loads((state["server"] / "outcome.json").read_text())["exit_code"] == 0
 
     simulate(
-        compose("simulate", run_words(folders, *WORDS[strategy], f"data.cache_dir='{tmp_path / 'cache'}'")),
+        compose("simulate", run_words(folders, *WORDS, f"data.cache_dir='{tmp_path / 'cache'}'")),
         tmp_path / "simulation",
         Console(quiet=True),
     )
     pairs = {"shared": (state["server"] / "checkpoints/chosen", tmp_path / "simulation/checkpoints/chosen")}
     pairs |= {site: (state[site] / "results/model", tmp_path / f"simulation/models/{site}") for site in folders}
-    if strategy == "dsl_msc_mjap":
-        chosen = "checkpoints/autoencoder_chosen"
-        pairs["auto-encoder"] = (state["server"] / chosen, tmp_path / "simulation" / chosen)
-        pairs["prototypes"] = (state["server"] / "checkpoints/last", tmp_path / "simulation/checkpoints/last")
-        sent = load_tensors(Path(f"{pairs['prototypes'][0]}.safetensors"))[0]
-        assert {name.split("/")[1] for name in sent if name.startswith("prototypes/")} == set(folders)
+    chosen = "checkpoints/autoencoder_chosen"
+    pairs["auto-encoder"] = (state["server"] / chosen, tmp_path / "simulation" / chosen)
+    pairs["prototypes"] = (state["server"] / "checkpoints/last", tmp_path / "simulation/checkpoints/last")
+    sent = load_tensors(Path(f"{pairs['prototypes'][0]}.safetensors"))[0]
+    assert {name.split("/")[1] for name in sent if name.startswith("prototypes/")} == set(folders)
     for name, files in pairs.items():
         deployed, simulated = (load_tensors(Path(f"{file}.safetensors"))[0] for file in files)
         assert deployed.keys() == simulated.keys()

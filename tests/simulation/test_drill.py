@@ -176,7 +176,7 @@ def test_where_no_disk_may_be_mounted_a_limit_on_files_stands_in(tmp_path: Path)
 def test_the_table_says_what_failed_and_programs_get_the_same() -> None:
     event = Event("server_killed", "kill -9", "same figures")
     good, bad = Findings(["resumed"]).verdict(event, 4.2), stuck(event, StuckError("[never] closed"))
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=100, record=True, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: SIM115
     with console.file:
         print_verdicts([good, bad], 9.0, console)
     said = console.export_text()
@@ -208,7 +208,7 @@ def test_what_is_no_event_and_no_word_is_refused(words: list[str], said: str, ca
 
 def test_a_short_drill_passes_what_is_protected_and_fails_what_is_not(tmp_path: Path) -> None:
     """As a coordinator runs it. All is as in production, but for the limit on norms: the run's own configuration has none."""
-    events = ["nan", "huge", "server_killed"]
+    events = ["nan", "huge"]
     words = [word for event in events for word in ("--only", event)]
     done = subprocess.run(
         [sys.executable, "-m", "server.command", "drill", "--format", "json", "--folder", str(tmp_path / "drill"), *words,
@@ -217,15 +217,14 @@ def test_a_short_drill_passes_what_is_protected_and_fails_what_is_not(tmp_path: 
     )  # fmt: skip
     verdicts = json.loads(done.stdout)["events"]
     assert [(entry["event"], entry["passed"]) for entry in verdicts] == [
-        ("server_killed", True), ("nan", True), ("huge", False),
+        ("nan", True), ("huge", False),
     ], done.stdout  # fmt: skip
     assert done.returncode == 1
-    killed, nan, huge = verdicts
-    assert (nan["lost"], killed["lost"]) == ("none", "none")
+    nan, huge = verdicts
+    assert nan["lost"] == "none"
     assert "not_finite" in nan["seen"]
     assert "outlying_norm" not in huge["seen"].partition("expected")[0]
-    assert killed["seconds"] > 0
-    assert (tmp_path / "drill" / "02-replies" / "server" / "audit.jsonl").is_file()  # kept where one failed
+    assert (tmp_path / "drill" / "01-replies" / "server" / "audit.jsonl").is_file()  # kept where one failed
 
 
 def test_ctrl_c_ends_a_drill_and_all_that_it_started(tmp_path: Path) -> None:
