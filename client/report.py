@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from mtmd_core.durable import write_json, write_text
+from mtmd_core.durable import read_json_lines, write_json, write_text
 from mtmd_core.page.configuration import versions, versions_table, words
 from mtmd_core.page.document import Section, document
 from mtmd_core.page.exams import exams
 from mtmd_core.page.figures import figures
 from mtmd_core.page.html import Html, element
 from mtmd_core.page.numbers import number, score, size
-from mtmd_core.page.rounds import read_lines, rounds, totals
+from mtmd_core.page.rounds import rounds, totals
 from mtmd_core.page.scores import scores
 from mtmd_core.page.similarities import from_prototypes
 from mtmd_core.page.tables import facts, table
@@ -63,7 +63,7 @@ def write_report(
         ledger: file of what has left; None if none is kept.
     """
     lines = {
-        line["round"]: line for line in read_lines(results / ROUNDS) if line["run"] == plan.run
+        line["round"]: line for line in read_json_lines(results / ROUNDS) if line["run"] == plan.run
     }  # the last one counts
     content = dict(summary) | {
         "site": site,
@@ -121,7 +121,7 @@ def what_left(ledger: Path, run: str) -> list[dict[str, Any]]:
     """What the ledger says of a run, a line a kind of record: how many messages, entries and bytes of arrays."""
     lines: dict[str, dict[str, Any]] = {}
     rounds_of: dict[str, set[tuple[str, int]]] = {}
-    for entry in read_lines(ledger):
+    for entry in read_json_lines(ledger):
         if entry["run"] in (run, f"{run}-autoencoder"):
             own = lines.setdefault(entry["record"], {"record": entry["record"], "entries": 0, "bytes": 0})
             own["entries"] += 1

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def write_with(path: Path, write: Callable[[Path], None]) -> None:
@@ -50,6 +51,17 @@ def write_private(path: Path, content: bytes) -> None:
 def write_json(path: Path, content: object) -> None:
     """Write a JSON file whole or not at all."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a JSON Lines file; none where there is no file, and without a line that a crash cut short."""
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

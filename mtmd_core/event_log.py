@@ -7,6 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from mtmd_core.durable import read_json_lines
+
 LIMIT_BYTES = 5_000_000
 KEPT = 9
 """Full files that are kept: ``audit.jsonl.1`` is the newest of them."""
@@ -38,12 +40,7 @@ class EventLog:
 def events(path: Path) -> Iterator[dict[str, Any]]:
     """The events of a log, oldest first, those of full files included; lines that a crash cut short are left out."""
     for file in (*_full_files(path), path):
-        if file.is_file():
-            for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    continue
+        yield from read_json_lines(file)
 
 
 def _full_files(path: Path) -> list[Path]:

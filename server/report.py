@@ -7,13 +7,13 @@ from typing import Any
 
 from mtmd_core.config import AUTOENCODER, IMAGENET, NO_WEIGHTS, RunConfig
 from mtmd_core.config_files import load_config, words_of
-from mtmd_core.durable import write_json, write_text
+from mtmd_core.durable import read_json_lines, write_json, write_text
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.page.configuration import versions, versions_table, words
 from mtmd_core.page.document import Section, document
 from mtmd_core.page.html import Html, element
 from mtmd_core.page.numbers import number, score
-from mtmd_core.page.rounds import last_round, read_lines, refusals, refusals_table, rounds, totals
+from mtmd_core.page.rounds import last_round, refusals, refusals_table, rounds, totals
 from mtmd_core.page.scores import site_table, structure_table
 from mtmd_core.page.similarities import from_prototypes
 from mtmd_core.page.tables import facts, table
@@ -52,7 +52,7 @@ def told_by(state: Path) -> dict[str, Any]:
         "versions": versions(),
     }
     for name, prefix in (("", ""), ("autoencoder_", f"{AUTOENCODER}_")):
-        lines = read_lines(state / f"{prefix}round_metrics.jsonl")
+        lines = read_json_lines(state / f"{prefix}round_metrics.jsonl")
         content |= {f"{name}round_metrics": lines, f"{name}round_metrics_totals": totals(lines)}
     content["refusals"] = refusals(state / "audit.jsonl", run.get("name"))
     known = content["configuration"]

@@ -10,14 +10,14 @@ from mtmd_core.config import AUTOENCODER, RunConfig
 from mtmd_core.config_files import load_config, words_of
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.data.split import leave_one_out
-from mtmd_core.durable import write_json, write_text
+from mtmd_core.durable import read_json_lines, write_json, write_text
 from mtmd_core.page.configuration import versions, versions_table, words
 from mtmd_core.page.document import Section, document
 from mtmd_core.page.exams import describe, exams
 from mtmd_core.page.figures import figures
 from mtmd_core.page.html import Html, element, join
 from mtmd_core.page.numbers import duration, number, score
-from mtmd_core.page.rounds import last_round, read_lines, refusals, refusals_table, rounds, totals
+from mtmd_core.page.rounds import last_round, refusals, refusals_table, rounds, totals
 from mtmd_core.page.scores import scores
 from mtmd_core.page.similarities import from_prototypes, sampled
 from mtmd_core.page.tables import facts
@@ -49,7 +49,7 @@ def told_by(folder: Path) -> dict[str, Any]:
     content |= {word: getattr(config, word) for word in ("mode", "strategy", "fold", "seed")}
     content |= {"network": config.network.name, "configuration": words_of(config)}
     for name, file in _ROUNDS.items():
-        content[name] = read_lines(folder / file)
+        content[name] = read_json_lines(folder / file)
     if config.mode == "centralised":  # one file, in which the auto-encoder is a network among others
         own = content["round_metrics"]
         content["autoencoder_round_metrics"] = [line for line in own if line["network"] == AUTOENCODER]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from tiny_sites import run_words, write_sites
+from tiny_sites import WHOLE_METHOD, run_words, write_sites
 
 from mtmd_core.config_files import compose
 from mtmd_core.tensor_files import load_tensors
@@ -21,10 +21,7 @@ from simulation.command import simulate
 
 WAIT_SECONDS = 300
 WORDS = (
-    "strategy=dsl_msc_mjap",
-    "data.slice_size=32",
-    "autoencoder.width=4",
-    "autoencoder.batch_size=6",
+    *WHOLE_METHOD,
     "federation.rounds=2",
     "federation.autoencoder_rounds=2",
     "federation.validate_every_rounds=9",

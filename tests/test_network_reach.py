@@ -14,7 +14,7 @@ import pytest
 import recorded_processes
 from leak_search import find_tensors, find_words
 from recorded_processes import COUNTERS
-from tiny_sites import run_words, write_sites
+from tiny_sites import WHOLE_METHOD, run_words, write_sites
 
 from mtmd_core.processes import free_port
 from mtmd_core.tensor_files import load_tensors
@@ -23,10 +23,7 @@ ALONE = ("unshare", "--map-root-user", "--net")
 SECONDS = 600
 SITES = {"ankle": 3, "knee": 2}
 WORDS = (
-    "strategy=dsl_msc_mjap",
-    "data.slice_size=32",
-    "autoencoder.width=4",
-    "autoencoder.batch_size=6",
+    *WHOLE_METHOD,
     "federation.rounds=2",
     "federation.autoencoder_rounds=1",
     "federation.local_steps=1",

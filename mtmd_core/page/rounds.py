@@ -1,6 +1,5 @@
 """What a run's rounds left, one line a site and round, as curves and sums."""
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,17 +28,6 @@ _SUMMED = (
 _SEPARATORS = re.compile("/foreground_mean/|[/_]")
 """Of the words in a number's name; a heading is broken between words."""
 _PLACES = ("run", "round", "step", "network", "site")
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a JSON Lines file; none where there is no file, and without a last one that a crash cut short."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
 
 
 def totals(lines: Lines) -> dict[str, dict[str, float]]:

@@ -1,11 +1,11 @@
 """What a federation wrote about itself, as the drill reads it: the server's audit log and the figures of its rounds."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mtmd_core.durable import read_json_lines
 from mtmd_core.event_log import events
 
 _COMPARED = ("round", "site", "steps", "loss", "update_norm")
@@ -25,7 +25,7 @@ class Records:
     @classmethod
     def read(cls, state: Path) -> "Records":
         """From the coordinator's folder; a line that is just being written is left out."""
-        return cls(tuple(events(state / "audit.jsonl")), tuple(_json_lines(state / "round_metrics.jsonl")))
+        return cls(tuple(events(state / "audit.jsonl")), tuple(read_json_lines(state / "round_metrics.jsonl")))
 
     def of(self, event: str, round_: int | None = None) -> list[Mapping[str, Any]]:
         """The events of one kind, of one round where it is given."""
@@ -53,13 +53,3 @@ class Records:
             for line in self.lines
             if line["round"] in wanted
         }
-
-
-def _json_lines(path: Path) -> list[Mapping[str, Any]]:
-    found = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            found.append(json.loads(text))
-        except ValueError:
-            continue
-    return found

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from mtmd_core.config import RunConfig
-from mtmd_core.durable import write_csv
-from mtmd_core.page.rounds import read_lines, totals
+from mtmd_core.durable import read_json_lines, write_csv
+from mtmd_core.page.rounds import totals
 from mtmd_core.statistics import Difference, mean_and_deviation
 
 from ..comparison import UNDEFINED, Method, Row, empty_if_undefined
@@ -49,7 +49,7 @@ def run_ladder(config: RunConfig, words: Sequence[str], folder: Path, console: C
 
 def traffic(folder: Path) -> tuple[float, float]:
     """Bytes to the sites and from them in all rounds of a federation, its auto-encoder's too; 0 without a federation."""
-    sums = [own for path in folder.glob("*round_metrics.jsonl") for own in totals(read_lines(path)).values()]
+    sums = [own for path in folder.glob("*round_metrics.jsonl") for own in totals(read_json_lines(path)).values()]
     return tuple(sum(own.get(word, 0) for own in sums) for word in ("bytes_to_site", "bytes_from_site"))
 
 

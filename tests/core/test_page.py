@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from mtmd_core.durable import read_json_lines
 from mtmd_core.page.best_effort import best_effort
 from mtmd_core.page.charts import DASHES, Interval, Line, interval_chart, line_chart, ticks
 from mtmd_core.page.document import Section, document
 from mtmd_core.page.figures import figures
 from mtmd_core.page.html import Html, element
 from mtmd_core.page.numbers import number, spread
-from mtmd_core.page.rounds import read_lines, rounds, totals
+from mtmd_core.page.rounds import rounds, totals
 from mtmd_core.page.scores import scores
 from mtmd_core.page.similarities import from_prototypes, sampled
 from mtmd_core.page.tables import narrow_tables, table
@@ -71,8 +72,8 @@ def test_lines_differ_in_more_than_colour_and_gaps_stay_out() -> None:
 def test_a_line_that_a_crash_cut_short_is_left_out(tmp_path: Path) -> None:
     file = tmp_path / "round_metrics.jsonl"
     file.write_text('{"round": 1, "site": "knee", "loss": 1}\n{"round": 2, "si')
-    assert [line["round"] for line in read_lines(file)] == [1]
-    assert read_lines(tmp_path / "nothing.jsonl") == []
+    assert [line["round"] for line in read_json_lines(file)] == [1]
+    assert read_json_lines(tmp_path / "nothing.jsonl") == []
 
 
 def test_sums_are_those_of_the_lines() -> None:

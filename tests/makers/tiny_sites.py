@@ -17,6 +17,8 @@ RUN = (
     "training.validate_every_steps=3",
     "threads=1",
 )
+WHOLE_METHOD = ("strategy=dsl_msc_mjap", "data.slice_size=32", "autoencoder.width=4", "autoencoder.batch_size=6")
+"""Words that make it a run of all that the paper adds: auto-encoder, prototypes, prior."""
 
 
 def write_sites(folder: Path, exams: int = 4, sites: dict[str, int] | None = None, slices: int = 6) -> dict[str, Path]:

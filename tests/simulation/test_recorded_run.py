@@ -13,7 +13,7 @@ import pytest
 import torch
 from leak_search import find_tensors, find_words, recorded_bytes
 from recorded_federation import RecordingGrid, open_sites
-from tiny_sites import SITES, run_words, write_sites
+from tiny_sites import SITES, WHOLE_METHOD, run_words, write_sites
 from torch import Tensor, nn
 
 from client.site import Site
@@ -26,10 +26,7 @@ from server.app import coordinate
 from server.run_store import RunStore
 
 FULL = (
-    "strategy=dsl_msc_mjap",
-    "data.slice_size=32",
-    "autoencoder.width=4",
-    "autoencoder.batch_size=6",
+    *WHOLE_METHOD,
     "federation.rounds=2",
     "federation.autoencoder_rounds=2",
 )
