@@ -31,9 +31,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
     def write(temporary: Path) -> None:
         try:
             save_file(plain, temporary, metadata)
-        except (
-            SafetensorError
-        ) as error:  # its own kind of error whatever goes wrong; the tensors' names and types do not
+        except SafetensorError as error:  # its own kind of error for whatever goes wrong with the file
             raise OSError(f"{path} cannot be written: {error}") from None
 
     write_with(path, write)

@@ -169,9 +169,8 @@ class SuperLink:
         if self._process is None:
             return
         end(self._process, grace_seconds)
-        for pid in filter(
-            is_running, self._app or []
-        ):  # of a SuperLink that was killed nothing leads to its app any more
+        # Of a SuperLink that was killed nothing leads to its app any more.
+        for pid in filter(is_running, self._app or []):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
