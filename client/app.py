@@ -12,6 +12,7 @@ from mtmd_core.wire import (
     CONTRAST,
     GOODBYE,
     NOTICE,
+    PACKED,
     PLAN,
     PRIOR,
     PRIOR_SHARED,
@@ -22,8 +23,8 @@ from mtmd_core.wire import (
     PriorPlan,
     RoundPlan,
     Terms,
-    decode_array,
     from_record,
+    unpack_arrays,
 )
 
 from .site import Site
@@ -103,6 +104,6 @@ def _read(content: RecordDict, name: str, kind: type[T]) -> T:
 def _arrays(content: RecordDict, name: str) -> dict[str, np.ndarray]:
     try:
         record: ArrayRecord = content[name]
-        return {key: decode_array(array.data) for key, array in record.items()}
+        return unpack_arrays(record[PACKED].data)
     except (KeyError, AttributeError, ValueError) as error:
         raise UnreadableMessageError(f"the arrays '{name}' of a message cannot be read: {error}") from error

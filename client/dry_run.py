@@ -27,7 +27,17 @@ from mtmd_core.quantities import say_bytes
 from mtmd_core.scores import METRICS_2D, METRICS_3D
 from mtmd_core.strategies import Contrast, strategy_named
 from mtmd_core.update_encoding import FLOAT32, encode_update
-from mtmd_core.wire import SHARED, UPDATE, ContrastPlan, Contribution, Receipt, RoundPlan, decode_array, from_record
+from mtmd_core.wire import (
+    PACKED,
+    SHARED,
+    UPDATE,
+    ContrastPlan,
+    Contribution,
+    Receipt,
+    RoundPlan,
+    from_record,
+    unpack_arrays,
+)
 
 from .limits import Limits, RefusedPlanError
 from .outbox import Outbox
@@ -178,8 +188,8 @@ def _show(content: RecordDict) -> None:
             values = ", ".join(f"{key} {value}" if isinstance(value, str) else key for key, value in record.items())
             print(f"  {name}: {values or 'empty'}")
             continue
-        arrays = {key: decode_array(array.data) for key, array in record.items()}
-        size = sum(len(array.data) for array in record.values())
+        data = record[PACKED].data
+        arrays, size = unpack_arrays(data), len(data)
         print(f"  {name}: {len(arrays)} arrays, {say_bytes(size)}")
         for key, array in arrays.items():
             shape = "×".join(map(str, array.shape)) or "1"

@@ -20,14 +20,15 @@ from mtmd_core.wire import (
     FACTS,
     METRIC_NAMES,
     METRICS,
+    PACKED,
     PROTOTYPES,
     RECEIPT,
     Contribution,
     Receipt,
     SiteFacts,
     array_shape,
-    encode_array,
     misfit,
+    pack_arrays,
     to_record,
 )
 
@@ -111,6 +112,5 @@ class Outbox:
 
 
 def _packed(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
-    return ArrayRecord(
-        {name: Array(*array_shape(array), "numpy.ndarray", encode_array(array)) for name, array in arrays.items()}
-    )
+    data = pack_arrays(arrays)
+    return ArrayRecord({PACKED: Array("uint8", (len(data),), PACKED, data)})

@@ -1,4 +1,4 @@
-"""The contract between server and client: kinds of messages, their records, and the bytes of an array.
+"""The contract between server and client: kinds of messages, their records, and the bytes of arrays.
 
 Nothing here knows Flower; both rooms put these plain values into Flower's records.
 
@@ -17,8 +17,6 @@ A TRAIN or EVALUATE message has a ``notice``, too, where the site's last reply t
 sends Flower's error with one of :class:`mtmd_core.errors.SiteError`, and no text.
 """
 
-import io
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -26,6 +24,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
+from safetensors.numpy import load, save
 
 from mtmd_core.scores import METRICS_2D, METRICS_3D
 
@@ -42,7 +41,7 @@ CONTRAST, PRIOR, PRIOR_SHARED, PROTOTYPES = "contrast", "prior", "prior_shared",
 UPDATE, GRADIENT = "update", "gradient"
 """What a site's contribution may be besides ``SHARED``: names of records too."""
 
-PROTOCOL = 6
+PROTOCOL = 7
 """Raised whenever the records change; a site refuses a server of another protocol."""
 
 Scalar = bool | int | float | str
@@ -238,56 +237,30 @@ def from_record(kind: type[T], record: Mapping[str, object]) -> T:
     return kind(**record)
 
 
-def encode_array(array: np.ndarray) -> bytes:
-    """An array in NumPy's .npy format, which is what Flower's own serialisation writes."""
-    contiguous = np.asarray(array, order="C")
-    header = _header(contiguous.dtype, contiguous.shape)
-    return b"".join((header, contiguous.data.cast("B") if contiguous.size else b""))
+PACKED = "safetensors"
+"""Key and kind of the one array that a record of arrays holds.
+
+Flower sends every array as objects of its own, each with a request of its own on each of a message's three hops: some hundred a
+message for the tensors of a network, which take longer than the bytes in them. So all of a record's arrays travel as one.
+"""
 
 
-def decode_array(data: bytes) -> np.ndarray:
-    """A read-only view of the array in .npy bytes, without a copy.
+def pack_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Named arrays in safetensors' format: names, dtypes and shapes, then values in C order; no code, and no objects."""
+    return save({name: np.asarray(array, order="C") for name, array in arrays.items()})
+
+
+def unpack_arrays(data: bytes) -> dict[str, np.ndarray]:
+    """The arrays that :func:`pack_arrays` packed, in any order.
 
     Raises:
-        ValueError: if the bytes are not a plain array in C order, or are more or fewer than their header says.
+        ValueError: if the bytes are not safetensors', or hold numbers of a kind that NumPy does not have. The text quotes
+            nothing of them, for they come from elsewhere.
     """
-    start = PREAMBLE + int.from_bytes(data[PREAMBLE - 2 : PREAMBLE], "little")
-    shape, fortran, dtype = _read_header(data[:start])
-    if fortran or dtype.hasobject or dtype.kind not in "fiub":
-        raise ValueError(f"an array of kind '{dtype.kind}' in {'Fortran' if fortran else 'C'} order is not accepted")
-    if not all(type(length) is int and length >= 0 for length in shape):
-        raise ValueError(f"{shape} is not the shape of an array")
-    count = math.prod(shape)
-    if len(data) - start != count * dtype.itemsize:
-        raise ValueError(f"an array of shape {shape} and {dtype} has {len(data) - start} bytes of data")
-    return np.frombuffer(data, dtype, count, start).reshape(shape)
-
-
-PREAMBLE = 10
-"""Bytes of a .npy file of version 1.0 before its header: magic, version, the header's length."""
-
-
-@lru_cache(
-    maxsize=4096
-)  # a model's tensors come again every round, and writing or reading a header takes as long as 0.5 MB
-def _header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
-    stream = io.BytesIO()
-    like = np.broadcast_to(np.empty((), dtype), shape)
-    facts = {**np.lib.format.header_data_from_array_1_0(like), "fortran_order": False}
-    np.lib.format.write_array_header_1_0(stream, facts)
-    return stream.getvalue()
-
-
-@lru_cache(maxsize=4096)
-def _read_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
     try:
-        stream = io.BytesIO(header)
-        version = np.lib.format.read_magic(stream)
-        if version != (1, 0):
-            raise ValueError(f"its format is {version}, not (1, 0)")
-        return np.lib.format.read_array_header_1_0(stream)
-    except Exception as error:  # NumPy answers nonsense with errors of many kinds, and the bytes come from elsewhere
-        raise ValueError(f"the header of an array cannot be read ({type(error).__name__})") from None
+        return load(data)
+    except Exception as error:  # its own kind of error, and those of NumPy for what it lets through
+        raise ValueError(f"the arrays cannot be read ({type(error).__name__})") from None
 
 
 ArrayShape = tuple[str, tuple[int, ...]]

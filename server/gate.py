@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from mtmd_core.arrays import all_finite
 from mtmd_core.errors import SiteError
@@ -19,6 +19,8 @@ from mtmd_core.wire import (
     GRADIENT,
     METRIC_NAMES,
     METRICS,
+    PACKED,
+    PROTOCOL,
     PROTOTYPES,
     RECEIPT,
     SHARED,
@@ -26,9 +28,9 @@ from mtmd_core.wire import (
     ArrayShape,
     Receipt,
     array_shape,
-    decode_array,
     from_record,
     misfit,
+    unpack_arrays,
 )
 
 from .prototype_shelf import PrototypeShelf
@@ -201,23 +203,18 @@ def _norm(shared: Mapping[str, np.ndarray], visit: Visit) -> float:
 
 
 def _arrays(record: ArrayRecord, expected: Mapping[str, ArrayShape], what: str) -> tuple[dict[str, np.ndarray], int]:
-    strangers = len(record.keys() - expected.keys())
+    """The arrays of a record, and how many bytes they came in."""
+    if record.keys() != {PACKED}:
+        raise ValueError(f"its {what} are not packed as protocol {PROTOCOL} has it")
+    data = record[PACKED].data
+    try:
+        arrays = unpack_arrays(data)
+    except ValueError as error:
+        raise ValueError(f"its {what} do not fit: {error}") from None
+    strangers = len(arrays.keys() - expected.keys())
     if strangers:
         raise ValueError(f"its {what} do not fit: {strangers} of another name than the {len(expected)} expected")
-    claimed = {name: _claimed(array) for name, array in record.items()}
-    reason = misfit(expected, claimed)
+    reason = misfit(expected, {name: array_shape(array) for name, array in arrays.items()})
     if reason:
         raise ValueError(f"its {what} do not fit: {reason}")
-    arrays = {name: decode_array(array.data) for name, array in record.items()}
-    reason = misfit(expected, {name: array_shape(array) for name, array in arrays.items()})
-    if reason:  # the header of the bytes may say something else than the record
-        raise ValueError(f"its {what} do not fit: {reason}")
-    return arrays, sum(len(array.data) for array in record.values())
-
-
-def _claimed(array: Array) -> ArrayShape:
-    """What a record says of an array: the name of a dtype is a word that anybody may have chosen."""
-    try:
-        return str(np.dtype(array.dtype)), tuple(int(length) for length in array.shape)
-    except (TypeError, ValueError):
-        return "of no dtype", ()
+    return arrays, len(data)

@@ -15,6 +15,7 @@ from mtmd_core.update_encoding import FLOAT32
 from mtmd_core.wire import (
     CONTRAST,
     GRADIENT,
+    PACKED,
     PLAN,
     PRIOR,
     PRIOR_SHARED,
@@ -24,8 +25,7 @@ from mtmd_core.wire import (
     PriorPlan,
     RoundPlan,
     SiteFacts,
-    array_shape,
-    encode_array,
+    pack_arrays,
     to_record,
 )
 
@@ -185,6 +185,5 @@ class Plans:
 
 def pack(arrays: Arrays) -> ArrayRecord:
     """Arrays as a record of a message."""
-    return ArrayRecord(
-        {name: Array(*array_shape(array), "numpy.ndarray", encode_array(array)) for name, array in arrays.items()}
-    )
+    data = pack_arrays(arrays)
+    return ArrayRecord({PACKED: Array("uint8", (len(data),), PACKED, data)})

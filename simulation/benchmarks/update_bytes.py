@@ -21,7 +21,7 @@ from mtmd_core.parameters import partition, take
 from mtmd_core.strategies import Sharing
 from mtmd_core.training import build_optimiser, train
 from mtmd_core.update_encoding import ENCODINGS, FLOAT32, decode_update, encode_update
-from mtmd_core.wire import encode_array
+from mtmd_core.wire import pack_arrays
 from simulation.data import load_sites, make_phantoms
 from simulation.pool import Pool
 
@@ -68,13 +68,13 @@ def main() -> None:
     for encoding in ENCODINGS:
         sent = parameters if encoding == FLOAT32 else encode_update(update, encoding)
         error = 0.0 if encoding == FLOAT32 else relative_error(update, decode_update(sent, encoding))
-        packed = [encode_array(array) for array in sent.values()]
-        size = sum(map(len, packed))
+        packed = pack_arrays(sent)
+        size = len(packed)
         full = full or size
         left, seconds = [], []
         for level, strategy in ((1, zlib.Z_DEFAULT_STRATEGY), (1, zlib.Z_HUFFMAN_ONLY)):
             started = time.process_time()
-            left.append(sum(_compressed(data, level, strategy) for data in packed))
+            left.append(_compressed(packed, level, strategy))
             seconds.append(time.process_time() - started)
         cells = [f"{size / 1e6:.2f}", f"{size / full:.2%}", f"{error:.1e}", *(f"{each / full:.2%}" for each in left)]
         table.add_row(encoding, *cells, " / ".join(f"{each:.2f}" for each in seconds))

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.app import RecordDict
 
 from mtmd_core.prototype_arrays import COUNTS
-from mtmd_core.wire import PROTOTYPES, SHARED, array_shape, decode_array, encode_array
+from mtmd_core.wire import PACKED, PROTOTYPES, SHARED, unpack_arrays
+from server.plans import pack
 
 Arrays = dict[str, np.ndarray]
 Spoil = Callable[[Arrays], None]
@@ -26,11 +27,9 @@ def spoil(content: RecordDict, fault: str) -> None:
     if fault not in FAULTS:
         raise ValueError(f"there is no fault '{fault}'; expected one of {', '.join(FAULTS)}")
     record, change = FAULTS[fault]
-    arrays = {name: decode_array(array.data).copy() for name, array in content[record].items()}
+    arrays = {name: array.copy() for name, array in unpack_arrays(content[record][PACKED].data).items()}
     change(arrays)
-    content[record] = ArrayRecord(
-        {name: Array(*array_shape(array), "numpy.ndarray", encode_array(array)) for name, array in arrays.items()}
-    )
+    content[record] = pack(arrays)
 
 
 def _first(arrays: Arrays) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from recorded_federation import RecordingGrid, open_sites
+from records import arrays_in
 from tiny_sites import run_words, write_sites
 
 from client.dry_run import dry_run
@@ -40,9 +41,10 @@ def test_the_plan_of_the_last_round_shows_what_that_round_sent(
     sent = next(
         m for m in reversed(grid.from_sites) if "update" in m.content and m.content["receipt"]["site"] == "knee"
     )
-    for name, array in sent.content["update"].items():
+    update = arrays_in(sent.content["update"])
+    for name, array in update.items():
         assert f"    {name}  {array.dtype} {'×'.join(map(str, array.shape))}  " in shown
-    assert f"  update: {len(sent.content['update'])} arrays, " in shown
+    assert f"  update: {len(update)} arrays, " in shown
     tested = [m for m in grid.from_sites if any("test/" in name for name in m.content.get("metrics", {}))]
     assert all(name in shown for message in tested for name in message.content["metrics"])
     assert "round 2 of run" in shown

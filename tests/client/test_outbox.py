@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from records import arrays_in
 from torch.nn import functional as F
 
 from client.ledger import Ledger, verify
@@ -25,7 +26,6 @@ from mtmd_core.wire import (
     Contribution,
     Receipt,
     SiteFacts,
-    decode_array,
     from_record,
 )
 
@@ -89,10 +89,11 @@ def test_shared_parameters_leave_as_they_are_and_are_noted_first(ledger):
     shared = take(NETWORK, PARTITION.shared)
     content = Outbox("mean", ledger).trained(RECEIPT, {"loss": 0.1}, Contribution(SHARED, shared), PARTITION)
     assert set(content) == {"receipt", "metrics", "shared"}
-    assert tuple(content["shared"]) == PARTITION.shared
-    for name, array in content["shared"].items():
-        assert (array.dtype, tuple(array.shape), array.stype) == ("float32", shared[name].shape, "numpy.ndarray")
-        np.testing.assert_array_equal(decode_array(array.data), shared[name])
+    left = arrays_in(content["shared"])
+    assert left.keys() == set(PARTITION.shared)
+    for name, array in left.items():
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, shared[name])
     assert noted(ledger) == ["metrics/loss", *(f"shared/{name}" for name in PARTITION.shared)]
     assert verify(ledger.path) == 1 + len(PARTITION.shared)
 
@@ -113,8 +114,10 @@ def test_an_encoded_update_leaves_and_is_noted_by_its_values(ledger, encoding):
     sent = encode_update(update, encoding)
     content = Outbox("none", ledger).trained(RECEIPT, {}, Contribution(UPDATE, sent), PARTITION)
     assert set(content) == {"receipt", "metrics", "update"}
-    for name, array in content["update"].items():
-        np.testing.assert_array_equal(decode_array(array.data), sent[name])
+    left = arrays_in(content["update"])
+    assert left.keys() == sent.keys()
+    for name, array in left.items():
+        np.testing.assert_array_equal(array, sent[name])
     lines = {line["name"]: line for line in map(json.loads, ledger.path.read_text().splitlines())}
     assert lines.keys() == sent.keys()
     name = next(name for name in update if update[name].ndim > 1)
@@ -136,7 +139,7 @@ def test_a_name_that_the_network_does_not_have_is_forbidden_too():
 
 def test_where_nothing_is_shared_no_parameter_leaves():
     alone = partition(NETWORK, Sharing.NOTHING)
-    assert len(Outbox("none").trained(RECEIPT, {}, Contribution(SHARED, {}), alone)["shared"]) == 0
+    assert arrays_in(Outbox("none").trained(RECEIPT, {}, Contribution(SHARED, {}), alone)["shared"]) == {}
     with pytest.raises(ForbiddenError):
         Outbox("none").trained(RECEIPT, {}, Contribution(SHARED, take(NETWORK, PARTITION.shared[:1])), alone)
 
@@ -156,8 +159,10 @@ def prototypes(count: int = 60) -> dict[str, np.ndarray]:
 def test_prototypes_leave_as_they_are_and_are_noted_first(ledger):
     content = Outbox("mean", ledger).trained(RECEIPT, {}, Contribution("shared", {}), PARTITION, prototypes())
     assert set(content) == {"receipt", "metrics", "shared", "prototypes"}
-    for name, array in content["prototypes"].items():
-        np.testing.assert_array_equal(decode_array(array.data), prototypes()[name])
+    left = arrays_in(content["prototypes"])
+    assert left.keys() == prototypes().keys()
+    for name, array in left.items():
+        np.testing.assert_array_equal(array, prototypes()[name])
     assert noted(ledger) == [f"prototypes/{name}" for name in prototypes()]
     assert "prototypes" not in Outbox("mean").trained(RECEIPT, {}, Contribution("shared", {}), PARTITION)
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ConfigRecord, RecordDict
 from local_supernode import SuperNode, serving
+from records import record_of
 from tiny_sites import write_sites
 
 from client.flower_internals import APP_FAILED, WORKER_DIED
@@ -33,8 +34,7 @@ def message(steps: int) -> RecordDict:
     network = build_network(NetworkConfig(width=4), {}, seed=0)
     shared = take(network, partition(network, Sharing.CONVOLUTIONS).shared)
     plan = to_record(PLAN_OF_MANY_STEPS) | {"local_steps": steps}
-    arrays = ArrayRecord({name: Array(array) for name, array in shared.items()})
-    return RecordDict({PLAN: ConfigRecord(plan), SHARED: arrays})
+    return RecordDict({PLAN: ConfigRecord(plan), SHARED: record_of(shared)})
 
 
 def watch(supervisor: Supervisor, until: Callable[[], object]) -> None:

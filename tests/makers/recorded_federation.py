@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
+from records import arrays_in
 from tiny_sites import SITES
 
 from client.app import build_client_app
@@ -14,7 +15,7 @@ from client.outbox import Outbox
 from client.site import Site
 from client.site_state import DiskState, MemoryState
 from mtmd_core.data.site_data import load_site
-from mtmd_core.wire import PLAN, RoundPlan, decode_array, from_record
+from mtmd_core.wire import PLAN, RoundPlan, from_record
 from simulation.grid import InProcessGrid
 
 
@@ -96,6 +97,6 @@ def arrays_of(messages: list[Message]) -> dict[str, list[np.ndarray]]:
         if message.has_error():
             continue
         for record in message.content.array_records.values():
-            for name, array in record.items():
-                found.setdefault(name, []).append(decode_array(array.data))
+            for name, array in arrays_in(record).items():
+                found.setdefault(name, []).append(array)
     return found

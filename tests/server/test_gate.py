@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, Metadata, MetricRecord, RecordDict
+from records import record_of, record_of_bytes
 from torch.nn import functional as F
 
 from mtmd_core.config import NetworkConfig
@@ -11,7 +12,7 @@ from mtmd_core.prototype_arrays import to_arrays
 from mtmd_core.prototype_summary import summarise
 from mtmd_core.refusals import Reason
 from mtmd_core.update_encoding import encode_update
-from mtmd_core.wire import ContrastPlan, Receipt, encode_array, to_record
+from mtmd_core.wire import ContrastPlan, Receipt, pack_arrays, to_record
 from server.gate import Refusal, Reply, Visit, admit
 from server.prototype_shelf import PrototypeShelf
 
@@ -31,18 +32,12 @@ METADATA = Metadata(
 )
 
 
-def packed(array: np.ndarray, dtype: str | None = None, shape: tuple[int, ...] | None = None) -> Array:
-    """An array in a message; the record may say something else than the bytes."""
-    data = encode_array(array)
-    return Array(dtype or str(array.dtype), array.shape if shape is None else shape, "numpy.ndarray", data)
-
-
 def good() -> RecordDict:
     return RecordDict(
         {
             "receipt": ConfigRecord(to_record(Receipt("abc", 3, "ankle"))),
             "metrics": MetricRecord({"loss": 0.5, "steps": 20}),
-            "shared": ArrayRecord({name: packed(array) for name, array in ARRAYS.items()}),
+            "shared": record_of(ARRAYS),
         }
     )
 
@@ -64,7 +59,7 @@ def test_a_good_reply_is_admitted():
     assert reply.shared.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
         np.testing.assert_array_equal(reply.shared[name], array)
-    assert reply.bytes == sum(len(encode_array(array)) for array in ARRAYS.values())
+    assert reply.bytes == len(pack_arrays(ARRAYS))
 
 
 def test_a_loss_with_contrast_may_be_below_zero():
@@ -77,16 +72,20 @@ def test_where_no_parameters_are_asked_for_none_come():
     content = good()
     del content["shared"]
     assert verdict(content, None) == Reply("ankle", {"loss": 0.5, "steps": 20}, {}, 0)
-    content["shared"] = ArrayRecord()
-    assert verdict(content, {}) == Reply("ankle", {"loss": 0.5, "steps": 20}, {}, 0)
+    content["shared"] = record_of({})
+    assert verdict(content, {}) == Reply("ankle", {"loss": 0.5, "steps": 20}, {}, len(pack_arrays({})))
 
 
 def receipt(**change: object) -> Callable[[RecordDict], None]:
     return lambda content: content["receipt"].update(change)
 
 
-def shared(**arrays: Array) -> Callable[[RecordDict], None]:
-    return lambda content: content["shared"].update(arrays)
+def shared(**arrays: np.ndarray) -> Callable[[RecordDict], None]:
+    return instead("shared", record_of(ARRAYS | arrays))
+
+
+def shared_bytes(data: bytes) -> Callable[[RecordDict], None]:
+    return instead("shared", record_of_bytes(data))
 
 
 def without(record: str, name: str | None = None) -> Callable[[RecordDict], None]:
@@ -98,8 +97,8 @@ def instead(record: str, other: object) -> Callable[[RecordDict], None]:
 
 
 A = ARRAYS["a"]
-LYING_HEADER = Array("float32", (2, 3), "numpy.ndarray", encode_array(A).replace(b"(2, 3)", b"(9, 3)"))
-HOSTILE_HEADER = Array("float32", (2, 3), "numpy.ndarray", encode_array(A).replace(b"(2, 3)", b"{[]:1}"))
+PACKED_ARRAYS = pack_arrays(ARRAYS)
+"""What an honest reply holds; bytes of its header are put for others below."""
 
 
 @pytest.mark.parametrize(
@@ -145,44 +144,32 @@ HOSTILE_HEADER = Array("float32", (2, 3), "numpy.ndarray", encode_array(A).repla
             Reason.WRONG_METRICS,
         ),
         (instead("metrics", MetricRecord({"loss": [0.1, 0.2]})), "its metric loss is [0.1, 0.2]", Reason.WRONG_METRICS),
-        (without("shared", "b"), "its parameters do not fit: missing b", Reason.WRONG_PARAMETERS),
+        (instead("shared", record_of({"a": A})), "its parameters do not fit: missing b", Reason.WRONG_PARAMETERS),
         (
-            shared(c=packed(A)),
+            shared(c=A),
             "its parameters do not fit: 1 of another name than the 2 expected",
             Reason.WRONG_PARAMETERS,
         ),
-        (shared(a=packed(A.T.copy())), "a is float32[3, 2], expected float32[2, 3]", Reason.WRONG_PARAMETERS),
-        (shared(a=packed(A.astype(np.float64))), "a is float64[2, 3], expected float32[2, 3]", Reason.WRONG_PARAMETERS),
-        (shared(a=packed(A.astype(">f4").astype(np.int32))), "a is int32[2, 3]", Reason.WRONG_PARAMETERS),
+        (shared(a=A.T), "a is float32[3, 2], expected float32[2, 3]", Reason.WRONG_PARAMETERS),
+        (shared(a=A.astype(np.float64)), "a is float64[2, 3], expected float32[2, 3]", Reason.WRONG_PARAMETERS),
+        (shared(a=A.astype(np.int32)), "a is int32[2, 3]", Reason.WRONG_PARAMETERS),
         (
-            shared(a=packed(A.T.copy(), shape=(2, 3))),
-            "a is float32[3, 2], expected float32[2, 3]",
+            shared_bytes(PACKED_ARRAYS.replace(b"[2,3]", b"[9,3]")),
+            "its parameters do not fit: the arrays cannot be read (SafetensorError)",
             Reason.WRONG_PARAMETERS,
         ),
+        (shared_bytes(PACKED_ARRAYS.replace(b"[2,3]", b"{[]:1")), "cannot be read", Reason.WRONG_PARAMETERS),
+        (shared_bytes(b""), "cannot be read", Reason.WRONG_PARAMETERS),
+        (shared_bytes(PACKED_ARRAYS[:-4]), "cannot be read", Reason.WRONG_PARAMETERS),
+        (shared_bytes(PACKED_ARRAYS + bytes(4)), "cannot be read", Reason.WRONG_PARAMETERS),
+        (instead("shared", ArrayRecord()), "its parameters are not packed as protocol", Reason.WRONG_PARAMETERS),
+        (instead("shared", ArrayRecord({"a": Array(A)})), "are not packed as protocol", Reason.WRONG_PARAMETERS),
         (
-            shared(a=packed(A.astype(np.float64), dtype="float32")),
-            "a is float64[2, 3], expected float32[2, 3]",
-            Reason.WRONG_PARAMETERS,
-        ),
-        (shared(a=packed(A.astype(np.int32), dtype="float32")), "a is int32[2, 3]", Reason.WRONG_PARAMETERS),
-        (shared(a=LYING_HEADER), "an array of shape (9, 3) and float32 has 24 bytes of data", Reason.WRONG_PARAMETERS),
-        (shared(a=HOSTILE_HEADER), "the header of an array cannot be read (TypeError)", Reason.WRONG_PARAMETERS),
-        (
-            shared(a=Array("float32", (2, 3), "numpy.ndarray", b"")),
-            "the header of an array cannot be read",
-            Reason.WRONG_PARAMETERS,
-        ),
-        (
-            shared(a=Array("float32", (2, 3), "numpy.ndarray", encode_array(A)[:-4])),
-            "has 20 bytes of data",
-            Reason.WRONG_PARAMETERS,
-        ),
-        (
-            shared(a=packed(np.where(A > 5, np.nan, A).astype(np.float32))),
+            shared(a=np.where(A > 5, np.nan, A).astype(np.float32)),
             "a holds values that are not finite",
             Reason.NOT_FINITE,
         ),
-        (shared(b=packed(np.float32([-np.inf]))), "b holds values that are not finite", Reason.NOT_FINITE),
+        (shared(b=np.float32([-np.inf])), "b holds values that are not finite", Reason.NOT_FINITE),
     ],
 )
 def test_a_reply_that_does_not_fit_is_refused_with_its_reason(change, detail, reason):
@@ -206,9 +193,10 @@ JANE = "/data/clinic/jane_doe"
         receipt(site=JANE),
         receipt(round=JANE),
         instead("metrics", MetricRecord({JANE: 1.0})),
-        lambda content: content["shared"].update({JANE: packed(A)}),
-        shared(a=Array(JANE, (2, 3), "numpy.ndarray", encode_array(A))),
-        shared(a=Array("float32", (2, 3), "numpy.ndarray", encode_array(A).replace(b"<f4", b"|S9"))),
+        instead("shared", record_of(ARRAYS | {JANE: A})),
+        instead("shared", ArrayRecord({JANE: Array(A)})),
+        shared_bytes(PACKED_ARRAYS.replace(b'"F32"', JANE.encode())),
+        shared_bytes(PACKED_ARRAYS.replace(b'"F32"', b'"%s"' % JANE.encode())),
     ],
 )
 def test_nothing_that_a_site_may_have_written_is_repeated(change):
@@ -233,13 +221,13 @@ def test_an_update_may_be_as_long_as_the_limit_and_no_longer():
 
 def test_running_statistics_must_be_finite_though_they_count_for_no_length():
     content = good()
-    content["shared"]["b"] = packed(np.float32([np.nan]))
+    shared(b=np.float32([np.nan]))(content)
     assert looked_at(content, statistics=frozenset({"b"})).reason is Reason.NOT_FINITE
 
 
 def test_an_update_too_long_to_measure_is_outlying_too():
     content = good()
-    content["shared"]["a"] = packed(np.full((2, 3), 3e38, np.float32))
+    shared(a=np.full((2, 3), 3e38, np.float32))(content)
     refusal = looked_at(content)
     assert (refusal.reason, refusal.detail) == (Reason.OUTLYING_NORM, "its update has norm inf; no number")
 
@@ -272,7 +260,7 @@ def prototypes() -> dict[str, np.ndarray]:
 def with_prototypes(**arrays: np.ndarray | None) -> RecordDict:
     content = good()
     given = prototypes() | {name.replace("_", "/"): array for name, array in arrays.items()}
-    content["prototypes"] = ArrayRecord({name: packed(array) for name, array in given.items() if array is not None})
+    content["prototypes"] = record_of({name: array for name, array in given.items() if array is not None})
     return content
 
 
@@ -287,7 +275,7 @@ def test_prototypes_come_with_a_reply_and_count_as_bytes():
     assert reply.prototypes.keys() == prototypes().keys()
     for name, array in prototypes().items():
         np.testing.assert_array_equal(reply.prototypes[name], array)
-    assert reply.prototype_bytes == sum(len(encode_array(array)) for array in prototypes().values())
+    assert reply.prototype_bytes == len(pack_arrays(prototypes()))
     assert reply.bytes == judged(good()).bytes + reply.prototype_bytes
     assert (judged(good()).prototypes, judged(good()).prototype_refusal) == (None, None)
 
@@ -328,7 +316,7 @@ def encoded(encoding: str, **instead: np.ndarray) -> RecordDict:
     sent = encode_update(ARRAYS, encoding) | {
         name.replace("scale", "a/scale"): array for name, array in instead.items()
     }
-    content["update"] = ArrayRecord({name: packed(array) for name, array in sent.items()})
+    content["update"] = record_of(sent)
     return content
 
 

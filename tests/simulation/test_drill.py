@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.app import RecordDict
+from records import arrays_in, record_of
 from rich.console import Console
 
-from mtmd_core.wire import SHARED, decode_array, encode_array
+from mtmd_core.wire import SHARED
 from simulation.drill import command, replies
 from simulation.drill.disk import small_disk
 from simulation.drill.faults import FAULTS, spoil
@@ -114,12 +115,11 @@ def test_every_fault_changes_a_reply(fault: str) -> None:
     arrays = {"conv.bias": np.ones(2, np.float32), "conv.weight": np.ones((2, 3), np.float32)}
 
     def content() -> RecordDict:
-        packed = {name: Array(str(a.dtype), a.shape, "numpy.ndarray", encode_array(a)) for name, a in arrays.items()}
-        return RecordDict({SHARED: ArrayRecord(packed)})
+        return RecordDict({SHARED: record_of(arrays)})
 
     spoilt = content()
     spoil(spoilt, fault)
-    now = {name: decode_array(array.data) for name, array in spoilt[SHARED].items()}
+    now = arrays_in(spoilt[SHARED])
     same = now.keys() == arrays.keys() and all(
         (now[name].dtype, now[name].shape) == (array.dtype, array.shape) and np.array_equal(now[name], array)
         for name, array in arrays.items()

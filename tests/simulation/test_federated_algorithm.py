@@ -7,6 +7,7 @@ import pytest
 import torch
 from flwr.app import Message
 from recorded_federation import RecordingGrid, arrays_of, open_sites
+from records import arrays_in
 from tiny_sites import run_words, write_sites
 
 from client.limits import RefusedPlanError
@@ -17,7 +18,6 @@ from mtmd_core.networks.build import build_network
 from mtmd_core.parameters import partition
 from mtmd_core.strategies import Sharing
 from mtmd_core.training import build_optimiser, train
-from mtmd_core.wire import decode_array
 from server.app import Outcome, coordinate
 from server.run_store import RunStore
 from simulation.pool import Pool
@@ -64,19 +64,21 @@ class Run:
     def shared(self, round_: int) -> dict[str, np.ndarray]:
         """The shared parameters that a round began with."""
         message = next(iter(self.sent(round_).values()))
-        return {name: decode_array(array.data) for name, array in message.content["shared"].items()}
+        return arrays_in(message.content["shared"])
 
 
-def decoded(message: Message, name: str) -> np.ndarray:
-    """The update of one parameter in a reply, by NumPy alone."""
-    record = message.content["update"]
-    array = decode_array(record[name].data)
-    if array.dtype == np.int8:
-        scale = decode_array(record[f"{name}/scale"].data)
-        return array.astype(np.float64) * scale.astype(np.float64).reshape(-1, *[1] * (array.ndim - 1))
-    if array.dtype == np.uint16:
-        return (array.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return array.astype(np.float64)
+def decoded(message: Message) -> dict[str, np.ndarray]:
+    """The update in a reply, by NumPy alone."""
+    sent, update = arrays_in(message.content["update"]), {}
+    for name, array in sent.items():
+        if array.dtype == np.int8:
+            scale = sent[f"{name}/scale"].astype(np.float64)
+            update[name] = array.astype(np.float64) * scale.reshape(-1, *[1] * (array.ndim - 1))
+        elif array.dtype == np.uint16:
+            update[name] = (array.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        else:
+            update[name] = array.astype(np.float64)
+    return update
 
 
 @pytest.mark.parametrize("encoding", ["bfloat16", "int8"])
@@ -89,14 +91,15 @@ def test_what_was_sent_is_what_is_aggregated_and_private_tensors_are_not_among_i
         before, after, replies = run.shared(round_), run.shared(round_ + 1), run.came(round_)
         assert len(replies) == 3
         assert before.keys() == set(shared)
+        updates = [decoded(replies[site]) for site in sorted(replies)]
         for name in shared:
-            mean = np.mean([decoded(replies[site], name) for site in sorted(replies)], axis=0)
+            mean = np.mean([update[name] for update in updates], axis=0)
             np.testing.assert_allclose(after[name], before[name] + mean, rtol=0, atol=2e-7, err_msg=name)
     names = set(arrays_of([*run.came(1).values(), *run.came(3).values()]))
     assert {name.removesuffix("/scale") for name in names} == set(shared)
     full = sum(array.nbytes for array in run.shared(1).values())
-    reply = next(iter(run.came(2).values())).content["update"]
-    assert sum(len(array.data) for array in reply.values()) < 0.75 * full  # a network this narrow has many vectors
+    reply = arrays_in(next(iter(run.came(2).values())).content["update"])
+    assert sum(array.nbytes for array in reply.values()) < 0.75 * full  # a network this narrow has many vectors
 
 
 def test_what_rounding_kept_back_is_sent_later(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -117,28 +120,30 @@ def test_what_rounding_kept_back_is_sent_later(folders: dict[str, Path], tmp_pat
     name = next(name for name, array in trained[1].items() if array.ndim > 1)
     for round_ in (1, 2):
         target = trained[round_][name] - run.shared(round_)[name] + residual
-        reply = run.came(round_)["knee"].content["update"]
+        reply = arrays_in(run.came(round_)["knee"].content["update"])
         scale = np.abs(target).reshape(len(target), -1).max(axis=1) / 127
-        np.testing.assert_allclose(decode_array(reply[f"{name}/scale"].data), scale, rtol=1e-5)
+        np.testing.assert_allclose(reply[f"{name}/scale"], scale, rtol=1e-5)
         steps = target / scale.reshape(-1, *[1] * (target.ndim - 1))
-        quantised = decode_array(reply[name].data)
+        quantised = reply[name]
         assert np.abs(quantised - steps).max() <= 0.501
-        residual = target - decoded(run.came(round_)["knee"], name)
+        residual = target - decoded(run.came(round_)["knee"])[name]
         assert np.abs(residual).max() > 0
 
 
 def test_fedadam_over_a_federation_by_hand(folders: dict[str, Path], tmp_path: Path) -> None:
     """Adam's moments in NumPy from the parameters that sites sent, round after round."""
     run = Run(folders, tmp_path, f"{OPTIMISER}.name=fedadam", f"{OPTIMISER}.learning_rate=0.02")
-    for name in run.shared(1):
+    shared = {round_: run.shared(round_) for round_ in (1, 2, 3)}
+    came = {round_: [arrays_in(reply.content["shared"]) for reply in run.came(round_).values()] for round_ in (1, 2)}
+    for name in shared[1]:
         m = v = 0.0
         for round_ in (1, 2):
-            before = run.shared(round_)[name].astype(np.float64)
-            sent = [decode_array(reply.content["shared"][name].data) for reply in run.came(round_).values()]
+            before = shared[round_][name].astype(np.float64)
+            sent = [arrays[name] for arrays in came[round_]]
             delta = np.mean([array.astype(np.float64) for array in sent], axis=0) - before
             m, v = 0.9 * m + 0.1 * delta, 0.99 * v + 0.01 * delta**2
             step = 0.02 * (m / (1 - 0.9**round_)) / (np.sqrt(v / (1 - 0.99**round_)) + 1e-3)
-            np.testing.assert_allclose(run.shared(round_ + 1)[name], before + step, rtol=0, atol=2e-6, err_msg=name)
+            np.testing.assert_allclose(shared[round_ + 1][name], before + step, rtol=0, atol=2e-6, err_msg=name)
 
 
 def test_sites_weigh_by_their_slices_where_that_is_asked(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -147,8 +152,9 @@ def test_sites_weigh_by_their_slices_where_that_is_asked(folders: dict[str, Path
     replies = run.came(1)
     slices = {site: reply.content["metrics"]["training_slices"] for site, reply in replies.items()}
     assert slices == {"ankle": 12, "knee": 24, "shoulder": 12}
+    sent = [arrays_in(replies[site].content["shared"]) for site in sorted(replies)]
     for name, after in run.shared(2).items():
-        ankle, knee, shoulder = (decode_array(replies[s].content["shared"][name].data) for s in sorted(replies))
+        ankle, knee, shoulder = (arrays[name] for arrays in sent)
         np.testing.assert_allclose(after, 0.25 * ankle + 0.5 * knee + 0.25 * shoulder, rtol=0, atol=5e-7)
     plain = Run(folders, tmp_path / "plain", "federation.rounds=2")
     assert all("training_slices" not in reply.content["metrics"] for reply in plain.came(1).values())
@@ -171,8 +177,9 @@ def test_a_fraction_of_sites_trains_in_a_round_and_all_measure_that_have_trained
         measuring = set(run.sent(round_ - 1, "evaluate"))
         assert measuring == set().union(*turns[: round_ - 1]) - turns[round_ - 1]
         (only,) = run.came(round_ - 1).values()
+        sent = arrays_in(only.content["shared"])
         for name, after in run.shared(round_).items():
-            np.testing.assert_array_equal(after, decode_array(only.content["shared"][name].data))
+            np.testing.assert_array_equal(after, sent[name])
     assert set(run.outcome.metrics) == set(folders)
 
 
@@ -186,8 +193,8 @@ def test_fedprox_keeps_sites_nearer_to_what_they_received(folders: dict[str, Pat
             "federation.rounds=1",
             "federation.local_steps=6",
         )
-        before, reply = run.shared(1), run.came(1)["knee"].content["shared"]
-        squares = (np.square(decode_array(array.data) - before[name]).sum() for name, array in reply.items())
+        before, reply = run.shared(1), arrays_in(run.came(1)["knee"].content["shared"])
+        squares = (np.square(array - before[name]).sum() for name, array in reply.items())
         distances[mu] = sum(float(square) for square in squares)
     assert distances[10.0] < 0.9 * distances[0.0]
 

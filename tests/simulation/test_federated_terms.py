@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, Message
+from flwr.app import Message
 from recorded_federation import RecordingGrid, arrays_of, open_sites
+from records import arrays_in, record_of
 from rich.console import Console
 from tiny_sites import SITES, run_words, write_sites
 
@@ -20,7 +21,7 @@ from mtmd_core.config_files import compose
 from mtmd_core.prototype_arrays import array_shapes
 from mtmd_core.strategies import FEDERATED_STRATEGIES
 from mtmd_core.tensor_files import load_tensors
-from mtmd_core.wire import CONTRAST, PRIOR, PRIOR_SHARED, PROTOTYPES, SHARED, RoundPlan, decode_array, encode_array
+from mtmd_core.wire import CONTRAST, PRIOR, PRIOR_SHARED, PROTOTYPES, SHARED, RoundPlan
 from server.app import Outcome, coordinate
 from server.run_store import RunStore
 from simulation.command import simulate
@@ -71,7 +72,7 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
 
 
 def unpacked(message: Message, record: str) -> dict[str, np.ndarray]:
-    return {name: decode_array(array.data) for name, array in message.content[record].items()}
+    return arrays_in(message.content[record])
 
 
 def test_from_the_second_round_on_sites_are_held_against_each_others_prototypes(folders, cache, tmp_path):
@@ -139,7 +140,7 @@ def test_prototypes_that_are_none_are_left_out_by_name_and_the_last_good_ones_st
             seen.append(reply)
             if len(seen) == 2:
                 bad = np.full(4, np.nan, np.float32)
-                reply.content[PROTOTYPES]["s1/mean"] = Array("float32", (4,), "numpy.ndarray", encode_array(bad))
+                reply.content[PROTOTYPES] = record_of(arrays_in(reply.content[PROTOTYPES]) | {"s1/mean": bad})
 
     with caplog.at_level(logging.WARNING, logger="server.strategy"):
         _, grid = federate(config, open_sites(folders, cache), tmp_path / "run", spoil=spoil)

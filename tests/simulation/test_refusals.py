@@ -6,16 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import Array, Error, Message
+from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 from recorded_federation import RecordingGrid, open_sites
+from records import arrays_in, record_of
 from tiny_sites import run_words, write_sites
 
 from mtmd_core.config import RunConfig
 from mtmd_core.config_files import compose
 from mtmd_core.errors import RunFailedError
 from mtmd_core.event_log import events
-from mtmd_core.wire import NOTICE, NOTIFY, PLAN, RECEIPT, SHARED, Notice, decode_array, encode_array, from_record
+from mtmd_core.wire import NOTICE, NOTIFY, PLAN, RECEIPT, SHARED, Notice, from_record
 from server.app import Outcome, coordinate
 from server.run_store import RunStore
 from server.standing import REQUESTS
@@ -71,9 +72,10 @@ def stale(reply: Message) -> None:
 
 def scaled(factor: float) -> Spoil:
     def spoil(reply: Message) -> None:
-        for name, array in list(reply.content[SHARED].items()):
-            values = (decode_array(array.data) * np.float32(factor)).astype(np.float32)
-            reply.content[SHARED][name] = Array("float32", values.shape, "numpy.ndarray", encode_array(values))
+        arrays = arrays_in(reply.content[SHARED])
+        reply.content[SHARED] = record_of(
+            {name: (array * np.float32(factor)).astype(np.float32) for name, array in arrays.items()}
+        )
 
     return spoil
 
