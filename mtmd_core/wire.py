@@ -251,16 +251,19 @@ def pack_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def unpack_arrays(data: bytes) -> dict[str, np.ndarray]:
-    """The arrays that :func:`pack_arrays` packed, in any order.
+    """The arrays that :func:`pack_arrays` packed, in the order of their names.
+
+    safetensors gives them in another order each time, and whoever adds up over them would differ in the last bit.
 
     Raises:
         ValueError: if the bytes are not safetensors', or hold numbers of a kind that NumPy does not have. The text quotes
             nothing of them, for they come from elsewhere.
     """
     try:
-        return load(data)
+        arrays = load(data)
     except Exception as error:  # its own kind of error, and those of NumPy for what it lets through
         raise ValueError(f"the arrays cannot be read ({type(error).__name__})") from None
+    return dict(sorted(arrays.items()))
 
 
 ArrayShape = tuple[str, tuple[int, ...]]

@@ -56,7 +56,7 @@ ARRAYS = {
 
 def test_arrays_come_back_as_they_were():
     back = unpack_arrays(pack_arrays(ARRAYS))
-    assert back.keys() == ARRAYS.keys()
+    assert list(back) == sorted(ARRAYS)
     for name, array in ARRAYS.items():
         assert (back[name].dtype, back[name].shape) == (array.dtype, array.shape)
         np.testing.assert_array_equal(back[name], array)
