@@ -29,7 +29,7 @@ STAGES: tuple[Stage, ...] = (
 )
 _EPILOG = """\
 Three sites on tiny exams of their own making, with certificates and keys as in production, on this machine's loopback
-alone; the federation of your own folder is not touched. About a quarter of an hour for everything on two cores.
+alone; the federation of your own folder is not touched. Some ten minutes for everything on two cores.
 
 exit codes: 0 every event passed, 1 one did not, 2 usage, 130 and 143 ended by Ctrl-C and SIGTERM"""
 
