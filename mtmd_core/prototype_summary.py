@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -146,44 +147,42 @@ def _leading_directions(offsets: Tensor, weights: Tensor, rank: int) -> Tensor:
 
 
 def _cut(along: Tensor, exams: Tensor, weights: Tensor, minimum: Minimum, components: int) -> Tensor:
-    """Which component each slice belongs to, [n]: the most spread one is cut in two as long as both halves hold the minimum."""
-    labels = torch.zeros(len(along), dtype=torch.long)
-    spent: set[int] = set()
-    count = 1
-    while count < components:
-        spreads = {
-            label: float(_spread(along[labels == label], weights[labels == label]))
-            for label in range(count)
-            if label not in spent
-        }
-        if not spreads:
-            break
+    """Which component each slice belongs to, [n]: the most spread one is cut in two as long as both halves hold the minimum.
+
+    In NumPy, whose calls on so few numbers cost a fraction of PyTorch's: a site does this every few steps.
+    """
+    points, mass, exams = along.numpy(), weights.numpy(), exams.numpy()  # [n, r], [n], [n]
+    labels = np.zeros(len(points), dtype=np.int64)
+    spreads = {0: _spread(points, mass)}
+    while spreads and labels.max() + 1 < components:
         widest = max(spreads, key=spreads.get)
-        places = (labels == widest).nonzero()[:, 0]
-        side = _halve(along[places], weights[places])
-        if all(minimum.met_by(weights[places[half]], exams[places[half]]) for half in (side, ~side)):
-            labels[places[side]] = count
-            count += 1
-        else:
-            spent.add(widest)
-    return labels
+        places = (labels == widest).nonzero()[0]
+        side = _halve(points[places], mass[places])
+        halves = [places[~side], places[side]]
+        if not all(minimum.met_by(mass[half], exams[half]) for half in halves):
+            del spreads[widest]  # it stays whole
+            continue
+        new = int(labels.max()) + 1
+        labels[halves[1]] = new
+        spreads |= {label: _spread(points[half], mass[half]) for label, half in zip((widest, new), halves, strict=True)}
+    return torch.from_numpy(labels)
 
 
-def _spread(points: Tensor, weights: Tensor) -> Tensor:
-    return (weights[:, None] * (points - weights @ points / weights.sum()).square()).sum()
+def _spread(points: np.ndarray, weights: np.ndarray) -> float:
+    return float(weights @ np.square(points - weights @ points / weights.sum()).sum(axis=1))
 
 
-def _halve(points: Tensor, weights: Tensor) -> Tensor:
+def _halve(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """2-means from a cut across the widest direction: whether each point is in the second half, [n]."""
     offsets = points - weights @ points / weights.sum()
-    axis = torch.linalg.eigh((weights[:, None] * offsets).T @ offsets).eigenvectors[:, -1]
+    axis = np.linalg.eigh((weights[:, None] * offsets).T @ offsets).eigenvectors[:, -1]
     side = offsets @ axis > 0
     for _ in range(REFINEMENTS):
         if side.all() or not side.any():
             break
         first, second = (weights[half] @ points[half] / weights[half].sum() for half in (~side, side))
-        moved = (points - second).square().sum(dim=1) < (points - first).square().sum(dim=1)
-        if torch.equal(moved, side):
+        moved = np.square(points - second).sum(axis=1) < np.square(points - first).sum(axis=1)
+        if np.array_equal(moved, side):
             break
         side = moved
     return side

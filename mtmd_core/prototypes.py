@@ -9,6 +9,7 @@ components cost next to nothing; each holds as many slices and exams as a protot
 
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +26,7 @@ class Minimum:
     exams: int = 3
     slices: int = 50
 
-    def met_by(self, weights: Tensor, exams: Tensor) -> bool:
+    def met_by(self, weights: Tensor | np.ndarray, exams: Tensor | np.ndarray) -> bool:
         """Whether slices of these weights and exams, each [n], are enough.
 
         Slices count by their effective number ``(Σw)² / Σw²`` (Kish 1965), which is n where all weigh alike: a mean that the
@@ -34,8 +35,8 @@ class Minimum:
         weights, exams = weights[weights > 0], exams[weights > 0]
         if len(weights) == 0:
             return False
-        effective = float(weights.sum().square() / weights.square().sum())
-        return effective > self.slices - 1e-6 and len(exams.unique()) >= self.exams
+        effective = float(weights.sum()) ** 2 / float((weights * weights).sum())
+        return effective > self.slices - 1e-6 and len(set(exams.tolist())) >= self.exams
 
 
 MINIMUM = Minimum()
