@@ -1,5 +1,6 @@
 """From a domain's embeddings at one scale to its prototype."""
 
+from bisect import bisect_left
 from dataclasses import replace
 
 import numpy as np
@@ -157,15 +158,42 @@ def _cut(along: Tensor, exams: Tensor, weights: Tensor, minimum: Minimum, compon
     while spreads and labels.max() + 1 < components:
         widest = max(spreads, key=spreads.get)
         places = (labels == widest).nonzero()[0]
-        side = _halve(points[places], mass[places])
-        halves = [places[~side], places[side]]
-        if not all(minimum.met_by(mass[half], exams[half]) for half in halves):
+        halves = _cut_in_two(places, points, exams, mass, minimum)
+        if halves is None:
             del spreads[widest]  # it stays whole
             continue
         new = int(labels.max()) + 1
         labels[halves[1]] = new
         spreads |= {label: _spread(points[half], mass[half]) for label, half in zip((widest, new), halves, strict=True)}
     return torch.from_numpy(labels)
+
+
+def _cut_in_two(
+    places: np.ndarray, points: np.ndarray, exams: np.ndarray, weights: np.ndarray, minimum: Minimum
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The places of both halves; None where no cut leaves the minimum on both sides.
+
+    Where 2-means makes one half too small, as a cluster of few slices is, it gets those of the other half that are nearest to it
+    until it holds the minimum: a cut that is not quite between two clusters still describes them better than none.
+    """
+    side = _halve(points[places], weights[places])
+    if side.all() or not side.any():
+        return None
+
+    def met(half: np.ndarray) -> bool:
+        return minimum.met_by(weights[half], exams[half])
+
+    first, second = places[~side], places[side]
+    if not met(first) and not met(second):
+        return None
+    small, large = (first, second) if met(second) else (second, first)
+    if met(small):
+        return first, second
+    centre = weights[small] @ points[small] / weights[small].sum()
+    nearest = large[np.square(points[large] - centre).sum(axis=1).argsort(kind="stable")]
+    taken = bisect_left(range(len(nearest)), True, key=lambda count: met(np.r_[small, nearest[:count]]))
+    small, large = np.r_[small, nearest[:taken]], nearest[taken:]
+    return (large, small) if len(large) and met(small) and met(large) else None
 
 
 def _spread(points: np.ndarray, weights: np.ndarray) -> float:

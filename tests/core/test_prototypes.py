@@ -161,16 +161,37 @@ def used(own) -> int:
     return int((own.shares > 0).sum())
 
 
-def test_no_component_describes_fewer_than_a_prototype_may():
-    """A far cluster is a component of its own only with 50 slices, and those of 3 exams."""
-    two_exams = torch.cat([exams_of(200), torch.arange(60) % 2])
-    near, far = cluster(200, seed=1), cluster(60, seed=2)
-    embeddings = torch.cat([near, far])
-    assert used(summarise(embeddings, exams_of(260), components=2)) == 2
-    assert used(summarise(embeddings, two_exams, components=2)) == 1
-    assert used(summarise(embeddings[:249], exams_of(249), components=2)) == 1
+@pytest.mark.parametrize("count", [10, 20, 49, 50])
+def test_no_component_describes_fewer_than_a_prototype_may(count):
+    """A far cluster of fewer than 50 slices shares its component with the slices nearest to it, up to 50."""
+    own = summarise(torch.cat([cluster(200, seed=1), cluster(count, seed=2)]), exams_of(200 + count), components=2)
+    assert sorted((own.shares * (200 + count)).round().tolist()) == [0, 50, 150 + count][-2:]
+    assert used(summarise(cluster(99, seed=1), exams_of(99))) == 1
     own = summarise(domain(1, (150, 110)), exams_of(260), components=8)
     assert bool((own.shares[own.shares > 0] * 260 >= 50 - 1e-3).all())
+
+
+def test_no_component_describes_fewer_exams_than_a_prototype_may():
+    """A far cluster of two exams shares its component with one slice of a third, where there is one."""
+    embeddings = torch.cat([cluster(200, seed=1), cluster(60, seed=2)])
+    exams = torch.cat([exams_of(200), torch.arange(60) % 2])
+    own = summarise(embeddings, exams, components=2)
+    smaller = float(own.shares.min()) * 260
+    assert 61 <= round(smaller) < 100
+    third = exams.clone()
+    third[:200] = 2  # the far cluster may share with these, who would then be left with one exam
+    assert used(summarise(embeddings, third, components=2)) == 1
+
+
+def test_a_cluster_of_few_slices_is_described_better_with_its_neighbours_than_not_at_all():
+    embeddings = torch.cat([cluster(200, seed=1), cluster(20, seed=2)])
+    truth = log_mean_exponential(embeddings, embeddings)
+    errors = []
+    for components in (1, 2):
+        own = summarise(embeddings, exams_of(220), components=components)
+        plain, _ = mix({"a": [own]}).log_mean_exponentials([embeddings], TAU)
+        errors.append(float((plain[0, 0] - truth).abs().mean()))
+    assert 2 * errors[1] < errors[0]
 
 
 def test_small_embeddings_have_fewer_directions_and_stand_beside_larger_ones():
