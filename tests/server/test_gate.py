@@ -73,7 +73,7 @@ def test_where_no_parameters_are_asked_for_none_come():
     del content["shared"]
     assert verdict(content, None) == Reply("ankle", {"loss": 0.5, "steps": 20}, {}, 0)
     content["shared"] = record_of({})
-    assert verdict(content, {}) == Reply("ankle", {"loss": 0.5, "steps": 20}, {}, len(pack_arrays({})))
+    assert verdict(content, {}) == Reply("ankle", {"loss": 0.5, "steps": 20}, {}, 0)
 
 
 def receipt(**change: object) -> Callable[[RecordDict], None]:
