@@ -17,6 +17,8 @@ A TRAIN or EVALUATE message has a ``notice``, too, where the site's last reply t
 sends Flower's error with one of :class:`mtmd_core.errors.SiteError`, and no text.
 """
 
+import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -24,7 +26,6 @@ from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
-from safetensors.numpy import load, save
 
 from mtmd_core.scores import METRICS_2D, METRICS_3D
 
@@ -243,25 +244,58 @@ PACKED = "safetensors"
 Flower sends every array as objects of its own, each with a request of its own on each of a message's three hops: some hundred a
 message for the tensors of a network, which take longer than the bytes in them. So all of a record's arrays travel as one.
 """
+_KINDS = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
+    "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
+"""safetensors' words for NumPy's dtypes."""
+_DTYPES = {kind: np.dtype(name).newbyteorder("<") for name, kind in _KINDS.items()}
+_LENGTH = 8
+"""Bytes of a header's length before it; the header is filled up to a multiple, so that all arrays are aligned."""
 
 
 def pack_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Named arrays in safetensors' format: names, dtypes and shapes, then values in C order; no code, and no objects."""
-    return save({name: np.asarray(array, order="C") for name, array in arrays.items()})
+    """Named arrays in safetensors' format: names, dtypes and shapes, then values in C order; no code, and no objects.
+
+    Equal arrays make equal bytes, which Flower stores once for all sites. safetensors itself does the same with two copies more,
+    which are most of the time of a simulated round.
+    """
+    plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    header, start = {}, 0
+    widest_first = sorted(plain, key=lambda name: (-plain[name].itemsize, name))
+    for name in widest_first:
+        end = start + plain[name].nbytes
+        kind = _KINDS[plain[name].dtype.name]
+        header[name] = {"dtype": kind, "shape": plain[name].shape, "data_offsets": (start, end)}
+        start = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _LENGTH)
+    values = (plain[name].data.cast("B") if plain[name].size else b"" for name in widest_first)
+    return b"".join((len(text).to_bytes(_LENGTH, "little"), text, *values))
 
 
 def unpack_arrays(data: bytes) -> dict[str, np.ndarray]:
-    """The arrays that :func:`pack_arrays` packed, in the order of their names.
-
-    safetensors gives them in another order each time, and whoever adds up over them would differ in the last bit.
+    """Read-only views of the arrays that :func:`pack_arrays` packed, in the order of their names, without a copy.
 
     Raises:
-        ValueError: if the bytes are not safetensors', or hold numbers of a kind that NumPy does not have. The text quotes
-            nothing of them, for they come from elsewhere.
+        ValueError: if the bytes are no such arrays, none missing and none left over. The text quotes nothing of them, for they
+            come from elsewhere.
     """
     try:
-        arrays = load(data)
-    except Exception as error:  # its own kind of error, and those of NumPy for what it lets through
+        body = _LENGTH + int.from_bytes(data[:_LENGTH], "little")
+        entries = json.loads(data[_LENGTH:body])
+        arrays, end = {}, 0
+        for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+            dtype, shape = _DTYPES[entry["dtype"]], entry["shape"]
+            if not all(type(length) is int and length >= 0 for length in shape):
+                raise ValueError("no shape of an array")
+            count, begin, end = math.prod(shape), end, end + math.prod(shape) * dtype.itemsize
+            if entry["data_offsets"] != [begin, end]:
+                raise ValueError("not where the array before it ends, or of another length")
+            arrays[name] = np.frombuffer(data, dtype, count, body + begin).reshape(shape)
+        if len(data) != body + end:
+            raise ValueError("bytes are missing or left over")
+    except Exception as error:  # of many kinds: whatever the bytes make of JSON's and NumPy's readers
         raise ValueError(f"the arrays cannot be read ({type(error).__name__})") from None
     return dict(sorted(arrays.items()))
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord
-from safetensors.torch import load_file
+from safetensors.numpy import load, save
 
 from mtmd_core.wire import (
     PROTOCOL,
@@ -62,10 +62,25 @@ def test_arrays_come_back_as_they_were():
         np.testing.assert_array_equal(back[name], array)
 
 
-def test_the_bytes_are_a_safetensors_file_and_the_same_for_the_same_arrays(tmp_path):
+def test_arrays_come_back_as_views_that_nobody_can_write():
+    data = pack_arrays(ARRAYS)
+    back = unpack_arrays(data)
+    assert not any(array.flags.writeable for array in back.values())
+    assert all(np.shares_memory(array, np.frombuffer(data, np.uint8)) for array in back.values() if array.size)
+    assert all(array.flags.aligned for array in back.values())
+
+
+def test_the_bytes_are_those_of_a_safetensors_file():
+    """Its own library reads what is packed here, and what it wrote is read here."""
+    for back in (load(pack_arrays(ARRAYS)), unpack_arrays(save(ARRAYS))):
+        assert back.keys() == ARRAYS.keys()
+        for name, array in ARRAYS.items():
+            assert (back[name].dtype, back[name].shape) == (array.dtype, array.shape)
+            np.testing.assert_array_equal(back[name], array)
+
+
+def test_the_same_arrays_make_the_same_bytes():
     """Flower stores a message's bytes once for all sites that are sent the same."""
-    (tmp_path / "arrays").write_bytes(pack_arrays(ARRAYS))
-    np.testing.assert_array_equal(load_file(tmp_path / "arrays")["matrix"].numpy(), ARRAYS["matrix"])
     assert pack_arrays(dict(reversed(ARRAYS.items()))) == pack_arrays(ARRAYS)
 
 
@@ -74,8 +89,12 @@ def test_arrays_in_any_order_are_written_in_c_order(array):
     np.testing.assert_array_equal(unpack_arrays(pack_arrays({"a": array}))["a"], array)
 
 
-def test_no_arrays_are_packed_too():
-    assert unpack_arrays(pack_arrays({})) == {}
+@pytest.mark.parametrize(
+    "arrays", [{}, {"none": np.zeros((0, 2))}, {"some": np.ones(3), "none": np.zeros((2, 0), np.int8)}]
+)
+def test_no_arrays_and_empty_ones_are_packed_too(arrays):
+    back = unpack_arrays(pack_arrays(arrays))
+    assert {name: array.shape for name, array in back.items()} == {name: a.shape for name, a in arrays.items()}
 
 
 def with_header(header: object, body: bytes = bytes(24)) -> bytes:
@@ -117,8 +136,16 @@ def test_a_header_made_here_is_one_that_is_read():
         with_header(entry(offsets=(-24, 0))),
         with_header(entry(offsets=(0, 2**40))),
         with_header(entry() | {"b": entry()["a"]}),
+        with_header(entry(shape=(True, 6))),
+        with_header(entry(shape=(2.0, 3))),
+        with_header(entry(shape=(-1, 6))),
+        with_header(entry(offsets=(4, 28)), bytes(28)),
+        with_header(entry() | {"b": entry(offsets=(20, 44))["a"]}, bytes(44)),
+        with_header({"a": 1}),
+        b"[" * 100_000,
+        (99_999).to_bytes(8, "little") + b"[" * 99_999,
     ],
-    ids=range(23),
+    ids=range(31),
 )
 def test_bytes_that_are_no_arrays_are_refused(data):
     """Always with a ValueError, which the gate turns into a refusal, and which quotes nothing."""
