@@ -155,16 +155,19 @@ def _cut(along: Tensor, exams: Tensor, weights: Tensor, minimum: Minimum, compon
     points, mass, exams = along.numpy(), weights.numpy(), exams.numpy()  # [n, r], [n], [n]
     labels = np.zeros(len(points), dtype=np.int64)
     spreads = {0: _spread(points, mass)}
-    while spreads and labels.max() + 1 < components:
+    count = 1
+    while spreads and count < components:
         widest = max(spreads, key=spreads.get)
         places = (labels == widest).nonzero()[0]
         halves = _cut_in_two(places, points, exams, mass, minimum)
         if halves is None:
             del spreads[widest]  # it stays whole
             continue
-        new = int(labels.max()) + 1
-        labels[halves[1]] = new
-        spreads |= {label: _spread(points[half], mass[half]) for label, half in zip((widest, new), halves, strict=True)}
+        labels[halves[1]] = count
+        spreads |= {
+            label: _spread(points[half], mass[half]) for label, half in zip((widest, count), halves, strict=True)
+        }
+        count += 1
     return torch.from_numpy(labels)
 
 
@@ -180,20 +183,19 @@ def _cut_in_two(
     if side.all() or not side.any():
         return None
 
-    def met(half: np.ndarray) -> bool:
+    def fits(half: np.ndarray) -> bool:
         return minimum.met_by(weights[half], exams[half])
 
-    first, second = places[~side], places[side]
-    if not met(first) and not met(second):
-        return None
-    small, large = (first, second) if met(second) else (second, first)
-    if met(small):
-        return first, second
+    halves = places[~side], places[side]
+    fit = [fits(half) for half in halves]
+    if all(fit) or not any(fit):
+        return halves if all(fit) else None
+    small, large = halves if fit[1] else halves[::-1]
     centre = weights[small] @ points[small] / weights[small].sum()
     nearest = large[np.square(points[large] - centre).sum(axis=1).argsort(kind="stable")]
-    taken = bisect_left(range(len(nearest)), True, key=lambda count: met(np.r_[small, nearest[:count]]))
-    small, large = np.r_[small, nearest[:taken]], nearest[taken:]
-    return (large, small) if len(large) and met(small) and met(large) else None
+    taken = bisect_left(range(len(nearest)), True, key=lambda count: fits(np.r_[small, nearest[:count]]))
+    halves = nearest[taken:], np.r_[small, nearest[:taken]]
+    return halves if all(map(fits, halves)) else None
 
 
 def _spread(points: np.ndarray, weights: np.ndarray) -> float:

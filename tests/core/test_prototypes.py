@@ -74,15 +74,16 @@ def test_mean_exponentials_are_those_over_all_embeddings(spread):
     assert float(errors.mean()) < 4 * spread**2
 
 
+def mean_error(embeddings: Tensor, components: int) -> float:
+    """Of log mean exponentials under a prototype of so many components, over the embeddings that it stands for."""
+    own = summarise(embeddings, exams_of(len(embeddings)), components=components)
+    plain, _ = mix({"a": [own]}).log_mean_exponentials([embeddings], TAU)
+    return float((plain[0, 0] - log_mean_exponential(embeddings, embeddings)).abs().mean())
+
+
 def test_one_gaussian_of_two_far_clusters_is_worse_than_two_components():
     embeddings = torch.cat([cluster(300, seed=1), cluster(200, seed=2)])
-    truth = log_mean_exponential(embeddings, embeddings)
-    errors = []
-    for components in (1, 4):
-        own = summarise(embeddings, exams_of(500), components=components)
-        plain, _ = mix({"a": [own]}).log_mean_exponentials([embeddings], TAU)
-        errors.append(float((plain[0, 0] - truth).abs().mean()))
-    assert 10 * errors[1] < errors[0]
+    assert 10 * mean_error(embeddings, components=4) < mean_error(embeddings, components=1)
 
 
 @pytest.mark.parametrize("by_size", [False, True])
@@ -172,7 +173,7 @@ def test_no_component_describes_fewer_than_a_prototype_may(count):
 
 
 def test_no_component_describes_fewer_exams_than_a_prototype_may():
-    """A far cluster of two exams shares its component with one slice of a third, where there is one."""
+    """A far cluster of two exams shares its component with slices of others until there is a third, where one can be spared."""
     embeddings = torch.cat([cluster(200, seed=1), cluster(60, seed=2)])
     exams = torch.cat([exams_of(200), torch.arange(60) % 2])
     own = summarise(embeddings, exams, components=2)
@@ -185,13 +186,7 @@ def test_no_component_describes_fewer_exams_than_a_prototype_may():
 
 def test_a_cluster_of_few_slices_is_described_better_with_its_neighbours_than_not_at_all():
     embeddings = torch.cat([cluster(200, seed=1), cluster(20, seed=2)])
-    truth = log_mean_exponential(embeddings, embeddings)
-    errors = []
-    for components in (1, 2):
-        own = summarise(embeddings, exams_of(220), components=components)
-        plain, _ = mix({"a": [own]}).log_mean_exponentials([embeddings], TAU)
-        errors.append(float((plain[0, 0] - truth).abs().mean()))
-    assert 2 * errors[1] < errors[0]
+    assert 2 * mean_error(embeddings, components=2) < mean_error(embeddings, components=1)
 
 
 def test_small_embeddings_have_fewer_directions_and_stand_beside_larger_ones():
