@@ -208,7 +208,7 @@ def test_what_is_no_event_and_no_word_is_refused(words: list[str], said: str, ca
 
 def test_a_short_drill_passes_what_is_protected_and_fails_what_is_not(tmp_path: Path) -> None:
     """As a coordinator runs it. All is as in production, but for the limit on norms: the run's own configuration has none."""
-    events = ["nan", "huge"]
+    events = ["nan", "huge", "server_killed"]
     words = [word for event in events for word in ("--only", event)]
     done = subprocess.run(
         [sys.executable, "-m", "server.command", "drill", "--format", "json", "--folder", str(tmp_path / "drill"), *words,
@@ -217,14 +217,15 @@ def test_a_short_drill_passes_what_is_protected_and_fails_what_is_not(tmp_path: 
     )  # fmt: skip
     verdicts = json.loads(done.stdout)["events"]
     assert [(entry["event"], entry["passed"]) for entry in verdicts] == [
-        ("nan", True), ("huge", False),
+        ("server_killed", True), ("nan", True), ("huge", False),
     ], done.stdout  # fmt: skip
     assert done.returncode == 1
-    nan, huge = verdicts
-    assert nan["lost"] == "none"
+    killed, nan, huge = verdicts
+    assert (nan["lost"], killed["lost"]) == ("none", "none")
     assert "not_finite" in nan["seen"]
     assert "outlying_norm" not in huge["seen"].partition("expected")[0]
-    assert (tmp_path / "drill" / "01-replies" / "server" / "audit.jsonl").is_file()  # kept where one failed
+    assert killed["seconds"] > 0
+    assert (tmp_path / "drill" / "02-replies" / "server" / "audit.jsonl").is_file()  # kept where one failed
 
 
 def test_ctrl_c_ends_a_drill_and_all_that_it_started(tmp_path: Path) -> None:
