@@ -218,8 +218,9 @@ class StudyConfig:
     """Several runs that belong together: every network with every strategy in every fold, ``jobs`` at a time.
 
     Among ``strategies``, ``transfer`` stands for a transfer from every site. ``local_steps`` are those a round that
-    ``experiment=ladder`` compares, ``variants`` the federations unlike the others in one word that it adds. ``folder`` is
-    that of a study, or of one run, whose finished runs ``experiment=figures`` draws.
+    ``experiment=ladder`` compares, ``variants`` the federations unlike the others in one word that it adds, ``rungs`` those
+    that it makes by name, all of them where it is empty. ``folder`` is that of a study, or of one run, whose finished runs
+    ``experiment=figures`` draws.
     """
 
     networks: list[str] = field(default_factory=lambda: ["att_unet"])
@@ -227,6 +228,7 @@ class StudyConfig:
     folds: list[int] = field(default_factory=lambda: [0])
     local_steps: list[int] = field(default_factory=lambda: [1, 10, 100])
     variants: list[str] = field(default_factory=lambda: list(LADDER_VARIANTS))
+    rungs: list[str] = field(default_factory=list)
     jobs: int = 1
     folder: str | None = None
 

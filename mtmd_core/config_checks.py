@@ -166,9 +166,9 @@ def _check_noise(noise_multiplier: float) -> None:
 
 def _check_study(study: StudyConfig) -> None:
     """Which runs a study is made of; what each of them can be is checked when it is composed."""
-    for word in ("networks", "strategies", "folds", "local_steps", "variants"):
+    for word in ("networks", "strategies", "folds", "local_steps", "variants", "rungs"):
         values = getattr(study, word)
-        if not values and word != "variants":
+        if not values and word not in ("variants", "rungs"):
             raise ConfigurationError(f"study.{word} is empty; it must name one at least.")
         twice = [value for value in values if values.count(value) > 1]
         if twice:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from mtmd_core.config import FederationConfig, RunConfig
-from mtmd_core.config_checks import checked, share_of_batch
+from mtmd_core.config import FederationConfig, RunConfig, StudyConfig
+from mtmd_core.config_checks import check_one_of, checked, share_of_batch
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.strategies import Contrast, strategy_named
 from mtmd_core.update_encoding import INT8
@@ -60,12 +60,24 @@ class RungKey(NamedTuple):
 
 
 def rungs_of(config: RunConfig) -> list[Rung]:
-    """All rungs: local, consensus, then of every strategy its federations and the pooled twin, then variants.
+    """The rungs of a ladder: those that ``study.rungs`` names and local, against which all are held; all if it names none.
+
+    Raises:
+        ConfigurationError: if it names one that the ladder does not have.
+    """
+    rungs, wanted = _all_rungs(config.study), config.study.rungs
+    names = [rung.name for rung in rungs]
+    for name in wanted:
+        check_one_of("study.rungs", name, names)
+    return [rung for rung in rungs if not wanted or rung.name in wanted or rung.kind == LOCAL]
+
+
+def _all_rungs(study: StudyConfig) -> list[Rung]:
+    """Local, consensus, then of every strategy its federations and the pooled twin, then variants.
 
     Variants go with the middle number of local steps: int8 updates of the last strategy, and of the first strategy with
     a contrast the first-order prototypes, the own-batch terms and noise, those of them that ``study.variants`` names.
     """
-    study = config.study
     rungs = [Rung("individual", LOCAL), Rung("dsl", CONSENSUS)]
     for strategy in study.strategies:
         rungs += [Rung(strategy, local_steps=steps) for steps in sorted(study.local_steps)]

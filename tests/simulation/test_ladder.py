@@ -73,6 +73,17 @@ def test_variants_are_those_that_are_asked_for(folders, tmp_path):
         ladder_config(folders, "study.variants=[int4]")
 
 
+def test_rungs_asked_for_by_name_are_made_beside_local_training(folders, tmp_path):
+    asked = plan_ladder(ladder_config(folders, "study.rungs=[dsl_msc_2_int8,dsl_msc_pooled,dsl_msc_2]"), tmp_path)
+    assert [run.key.rung.name for run in asked] == 2 * ["local", "dsl_msc_2", "dsl_msc_pooled", "dsl_msc_2_int8"]
+    everything = {run.folder: run.config for run in plan_ladder(ladder_config(folders), tmp_path)}
+    assert all(everything[run.folder].training == run.config.training for run in asked)  # the same run, found again
+    with pytest.raises(ConfigurationError, match=r"study\.rungs=dsl_3 is not known; did you mean 'dsl_"):
+        plan_ladder(ladder_config(folders, "study.rungs=[dsl_3]"), tmp_path)
+    with pytest.raises(ConfigurationError, match=r"study\.rungs names local twice"):
+        ladder_config(folders, "study.rungs=[local,local]")
+
+
 def test_a_variant_is_unlike_its_twin_in_one_word(folders, tmp_path):
     planned = {run.key.rung.name: run.config for run in plan_ladder(ladder_config(folders), tmp_path)}
     assert planned["dsl_msc_2_first_order"].prototypes.order == "first"
