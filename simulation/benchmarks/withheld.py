@@ -71,17 +71,19 @@ def dice(learner: Learner, shared: Arrays, batches: int) -> dict[str, float]:
 
 
 class Comparison:
-    """Called after each round of segmentation; every so often it scores both models."""
+    """Called after each round of segmentation of a federation with FedAvg; every so often it scores both models."""
 
     def __init__(self, config: RunConfig, members: Mapping[str, Site], store: RunStore, every: int) -> None:
         self.config, self.members, self.store, self.every = config, members, store, every
+        self.rate = config.federation.server_optimiser.learning_rate or 1.0
         self.before: Arrays | None = None
         self.rows: list[tuple[int, float, float, list[float]]] = []
 
     def __call__(self, round_: int, _metrics: Mapping) -> None:
         shared = self.store.last().shared
         if round_ % self.every == 0:
-            lacking = withheld(self.members, self.store.name, round_)
+            kept = withheld(self.members, self.store.name, round_)
+            lacking = {name: self.rate * array for name, array in kept.items()}
             whole = {name: array + lacking[name].astype(array.dtype) for name, array in shared.items()}
             share = norm(lacking) / norm({name: array - self.before[name] for name, array in shared.items()})
             batches = self.config.federation.calibration_batches
