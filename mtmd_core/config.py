@@ -37,6 +37,7 @@ IMAGENET = "imagenet"
 WEIGHT_FILES = (".pth", ".safetensors")
 EXPERIMENTS = (
     "demo",
+    "external",
     "ladder",
     "lockstep",
     "msc_fidelity",

@@ -134,6 +134,33 @@ def empty_if_undefined(value: float, digits: int = 4) -> float | None:
     return None if math.isnan(value) else round(value, digits)
 
 
+def pair_columns(name: str, mean: float, deviation: float) -> Row:
+    """A mean and its standard deviation as two columns of a table."""
+    return {f"{name}_mean": empty_if_undefined(mean), f"{name}_std": empty_if_undefined(deviation)}
+
+
+def interval_columns(name: str, difference: Difference) -> Row:
+    """A difference and the ends of its confidence interval as three columns of a table."""
+    return {
+        name: empty_if_undefined(difference.mean),
+        f"{name}_low": empty_if_undefined(difference.low),
+        f"{name}_high": empty_if_undefined(difference.high),
+    }
+
+
+def difference_cell(row: Row, name: str) -> str:
+    """What a terminal shows of :func:`interval_columns`: the difference and half of its interval."""
+    if row[name] is None:
+        return ""
+    half = "" if row[f"{name}_low"] is None else f" ±{(row[f'{name}_high'] - row[f'{name}_low']) / 2:.1f}"
+    return f"{row[name]:+.1f}{half}"
+
+
+def number_cell(value: float | None, digits: int = 1) -> str:
+    """What a terminal shows of a number that may be undefined."""
+    return UNDEFINED if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
 def _row(method: Method, site: str, reference: Method | None) -> Row:
     row: Row = {"backbone": method.network, "joint": site, "strategy": method.strategy}
     for metric in METRICS_3D:

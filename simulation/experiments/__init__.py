@@ -8,6 +8,7 @@ from rich.console import Console
 from mtmd_core.config import RunConfig
 
 from .demo import run_demo
+from .external import run_external
 from .ladder import run_ladder
 from .lockstep import run_lockstep
 from .msc_fidelity import run_msc_fidelity
@@ -35,6 +36,7 @@ EXPERIMENTS = {
 """``experiment=NAME`` → function of configuration, sites, folder and console that returns the summary."""
 
 STUDIES = {
+    "external": run_external,
     "ladder": run_ladder,
     "study": run_study,
     "table1": run_table1,

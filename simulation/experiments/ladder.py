@@ -1,6 +1,5 @@
 """``experiment=ladder``: what talking to each other buys, rung by rung from sites alone to pooled training."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,9 +9,9 @@ from rich.table import Column, Table
 from mtmd_core.config import RunConfig
 from mtmd_core.durable import read_json_lines, write_csv
 from mtmd_core.page.rounds import totals
-from mtmd_core.statistics import Difference, mean_and_deviation
+from mtmd_core.statistics import mean_and_deviation
 
-from ..comparison import UNDEFINED, Method, Row, empty_if_undefined
+from ..comparison import Method, Row, difference_cell, empty_if_undefined, interval_columns, number_cell, pair_columns
 from ..data import make_phantoms
 from ..ladder import LOCAL, Rung, plan_ladder, rungs_of
 from ..ladder_plot import draw_ladder
@@ -75,16 +74,16 @@ def _row(rung: Rung, methods: Mapping[Rung, Method], outcome: Outcome, config: R
         "encoder_weights": method.encoder_weights,
         "images_a_site": config.training.steps * (config.training.batch_size // len(config.sites)),
     }
-    row |= _pair("dice", *mean_and_deviation(list(method.dice(method.sites).values())))
+    row |= pair_columns("dice", *mean_and_deviation(list(method.dice(method.sites).values())))
     worst = method.worst_site()
     row["worst_site"], row["worst_site_dice"] = (worst[0], empty_if_undefined(worst[1])) if worst else (None, None)
     for site in method.sites:
-        row |= _pair(f"{site}_dice", *method.over_folds(site, "dice"))
+        row |= pair_columns(f"{site}_dice", *method.over_folds(site, "dice"))
         row[f"{site}_minus_local"] = empty_if_undefined(method.against(local, [site]).mean)
     twin = methods.get(rung.twin)
     row["twin"] = twin.strategy if twin else None
-    row |= _interval("minus_twin", method.against(twin, method.sites))
-    row |= _interval("minus_local", method.against(local, method.sites))
+    row |= interval_columns("minus_twin", method.against(twin, method.sites))
+    row |= interval_columns("minus_local", method.against(local, method.sites))
     folders = [run.folder for run in outcome.planned if run.key.rung == rung and run.key in outcome.summaries]
     sums = [traffic(folder) for folder in folders]
     for place, column in enumerate(("megabytes_to_sites", "megabytes_from_sites")):
@@ -92,18 +91,6 @@ def _row(rung: Rung, methods: Mapping[Rung, Method], outcome: Outcome, config: R
     seconds = [outcome.summaries[key]["seconds"] for key in outcome.summaries if key.rung == rung]
     row["seconds"] = round(sum(seconds) / len(seconds), 1) if seconds else None
     return row
-
-
-def _pair(name: str, mean: float, deviation: float) -> Row:
-    return {f"{name}_mean": empty_if_undefined(mean), f"{name}_std": empty_if_undefined(deviation)}
-
-
-def _interval(name: str, difference: Difference) -> Row:
-    return {
-        name: empty_if_undefined(difference.mean),
-        f"{name}_low": empty_if_undefined(difference.low),
-        f"{name}_high": empty_if_undefined(difference.high),
-    }
 
 
 def _print(rows: Sequence[Row], sites: Sequence[str], console: Console) -> None:
@@ -114,24 +101,13 @@ def _print(rows: Sequence[Row], sites: Sequence[str], console: Console) -> None:
     for title in titles:
         table.add_column(title, justify="right", min_width=4)
     for row in rows:
-        cells = [_number(row[f"{site}_dice_mean"]) for site in sites]
-        cells += [_number(row["dice_mean"]), _number(row["worst_site_dice"])]
-        cells += [_with_interval(row, name) for name in ("minus_twin", "minus_local")]
-        cells += [_number((row["megabytes_to_sites"] or 0) + (row["megabytes_from_sites"] or 0), 0)]
-        cells += [_number(row["seconds"], 0)]
+        cells = [number_cell(row[f"{site}_dice_mean"]) for site in sites]
+        cells += [number_cell(row["dice_mean"]), number_cell(row["worst_site_dice"])]
+        cells += [difference_cell(row, name) for name in ("minus_twin", "minus_local")]
+        cells += [number_cell((row["megabytes_to_sites"] or 0) + (row["megabytes_from_sites"] or 0), 0)]
+        cells += [number_cell(row["seconds"], 0)]
         table.add_row(row["rung"], *cells[: len(titles)])
     console.print(table)
     console.print(
         "twin: the pooled run of the same strategy; of a variant, the rung without it. ±: 95 % confidence interval"
     )
-
-
-def _with_interval(row: Row, name: str) -> str:
-    if row[name] is None:
-        return ""
-    half = "" if row[f"{name}_low"] is None else f" ±{(row[f'{name}_high'] - row[f'{name}_low']) / 2:.1f}"
-    return f"{row[name]:+.1f}{half}"
-
-
-def _number(value: float | None, digits: int = 1) -> str:
-    return UNDEFINED if value is None or math.isnan(value) else f"{value:.{digits}f}"
