@@ -15,9 +15,9 @@ import torch
 from flwr.app import RecordDict
 
 from mtmd_core.config import NetworkConfig, RunConfig
-from mtmd_core.config_checks import share_of_batch
 from mtmd_core.data.dataset import load_dataset
 from mtmd_core.errors import ConfigurationError
+from mtmd_core.federation_checks import share_of_batch
 from mtmd_core.networks.build import build_network, embedding_sizes
 from mtmd_core.objectives import contrasted
 from mtmd_core.parameters import partition, take

@@ -4,7 +4,6 @@ Both are children of this process and end with it. Each is replaced when it dies
 answered with an error by the next one.
 """
 
-import json
 import os
 import secrets
 import subprocess
@@ -29,8 +28,9 @@ from mtmd_core.processes import (
 )
 
 from .knock import knocker
-from .settings import OWN_FILE, SiteSettings, require_server, to_plain
+from .settings import OWN_FILE, SiteSettings, require_server
 from .site_status import StatusFile, notice_line
+from .worker_process import WorkerProcess
 
 RESTARTS = 5
 """Times that a child may be replaced within ``RESTARTS_WINDOW_SECONDS``."""
@@ -39,8 +39,6 @@ REFUSED_BACKOFF_SECONDS = 65.0
 """A server refuses a key that it has seen within the last 60 s, so a SuperNode that was refused waits longer."""
 HANGS = 2
 """Hangs in a row at which a message is answered as failed, instead of being asked for once more."""
-WORKER_MODULE = "client.worker"
-"""What a worker's process runs."""
 _LOOK_SECONDS = 0.05
 _HEALTH_SECONDS = 5.0
 _GOODBYE_SECONDS = 3.0
@@ -112,7 +110,7 @@ class Supervisor:
         self._logs = settings.state / "logs"
         self._secret = secrets.token_bytes(32)
         self._secret_file = settings.state / "supernode.secret"
-        self._worker: Worker | None = None
+        self._worker: WorkerProcess | None = None
         self._worker_ends: deque[float] = deque()
         self._hangs = 0  # messages in a row that ended by the watchdog
         self._status = StatusFile(settings.state, settings.site)
@@ -158,7 +156,7 @@ class Supervisor:
     # the worker
 
     def _start_worker(self, lost: dict[str, Any] | None = None) -> None:
-        self._worker = Worker(self._settings, self._secret, self._logs / "worker.log")
+        self._worker = WorkerProcess(self._settings, self._secret, self._logs / "worker.log")
         if self._runtime:
             self._worker.order(runtime=self._runtime, lost=lost)
 
@@ -293,77 +291,6 @@ class Supervisor:
             file.write(self._secret)
 
 
-class Worker:
-    """The worker's process and what it has said so far."""
-
-    def __init__(self, settings: SiteSettings, secret: bytes, log: Path) -> None:
-        self.log = log
-        with open_log(log) as file:
-            self.log_from = file.tell()
-        self.process = start([sys.executable, "-m", WORKER_MODULE], log, child_environment({}), talks=True)
-        os.set_blocking(self.process.stdout.fileno(), False)
-        self._heard = b""
-        self._busy_since: float | None = None
-        self._step_since: float | None = None  # while there are training steps to come
-        self.is_open = False
-        self.left: int | None = None
-        self.refusal: Exception | None = None
-        self.task: dict[str, Any] | None = None
-        self.order(settings=to_plain(settings), secret=secret.hex())
-
-    def order(self, **order: Any) -> None:
-        """Send one line; a worker that has died meanwhile is noticed elsewhere."""
-        try:
-            self.process.stdin.write(json.dumps(order).encode() + b"\n")
-            self.process.stdin.flush()
-        except OSError:
-            return
-
-    def events(self) -> list[dict[str, Any]]:
-        """What the worker has said since the last call."""
-        while chunk := self._read():
-            self._heard += chunk
-        *lines, self._heard = self._heard.split(b"\n")
-        return [json.loads(line) for line in lines]
-
-    def hear(self, event: dict[str, Any]) -> str | None:
-        """Take note of one event; a line for people, if it is worth one."""
-        what, name = event["event"], _name(event)
-        if what == "open":
-            self.is_open = True
-        elif what == "refused":
-            self.refusal = _refusal(event["code"], event["message"])
-        elif what == "claimed":
-            self.task, self._busy_since = {"token": event["token"], "metadata": None}, time.monotonic()
-        elif what == "pulled":
-            self.task["metadata"] = event["metadata"]
-        elif what == "step":
-            self._step_since = time.monotonic() if event["done"] < event["steps"] else None
-        elif what in ("replied", "failed", "dropped", "lost"):
-            self.task, self._busy_since, self._step_since = None, None, None
-        elif what == "leaving":
-            self.left = event["code"]
-        if what == "replied":
-            return f"{name} answered in {event['seconds']:.1f} s"
-        if what == "failed":
-            return f"{name} failed ({event['error']}); the cause is in {self.log}"
-        return None
-
-    def overdue(self, settings: SiteSettings) -> str | None:
-        """What takes longer than the site's settings allow: a training step, or the message in hand; None if nothing does."""
-        now = time.monotonic()
-        for what, since, limit in (
-            ("a training step has taken", self._step_since, settings.step_timeout_seconds),
-            ("a message has been worked on for", self._busy_since, settings.message_timeout_seconds),
-        ):
-            if since is not None and now - since > limit:
-                return f"{what} more than {limit:g} s"
-        return None
-
-    def _read(self) -> bytes:
-        return self.process.stdout.read(65536) or b""  # None: nothing to read just now
-
-
 def _too_many(ends: deque[float]) -> bool:
     """Note that a child has ended; whether that happened more than ``RESTARTS`` times within the window."""
     now = time.monotonic()
@@ -371,17 +298,6 @@ def _too_many(ends: deque[float]) -> bool:
     while now - ends[0] > RESTARTS_WINDOW_SECONDS:
         ends.popleft()
     return len(ends) > RESTARTS
-
-
-def _refusal(code: int, message: str) -> Exception:
-    """The worker's error in this process, under its own exit code."""
-    kinds = {kind.exit_code: kind for kind in (RunFailedError, ConfigurationError, DataError)}
-    return kinds.get(code, RunFailedError)(message)
-
-
-def _name(event: dict[str, Any]) -> str:
-    group, kind = event.get("group"), event.get("kind", "")
-    return f"round {group}: {kind}" if group else kind
 
 
 def _ending(process: subprocess.Popen[bytes]) -> str:

@@ -21,10 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from mtmd_core.config import EXPERIMENTS, NETWORKS, RunConfig
-from mtmd_core.config_checks import check_one_of, checked, value_of
+from mtmd_core.config_checks import checked, value_of
 from mtmd_core.durable import write_text
 from mtmd_core.errors import ConfigurationError
-from mtmd_core.words import nearest
+from mtmd_core.words import check_one_of, nearest
 
 
 def compose(config_name: str, overrides: Sequence[str]) -> RunConfig:

@@ -4,7 +4,9 @@ Light on purpose: a command's ``--help`` must not wait for PyTorch or Hydra.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+from mtmd_core.errors import ConfigurationError
 
 DEVICES = ("auto", "cpu", "cuda")
 RELEASES = ("none", "mean", "structure")
@@ -16,3 +18,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     names = list(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.4)
     return f"did you mean '{close[0]}'?" if close else f"known are: {', '.join(names)}."
+
+
+def check_one_of(word: str, given: str, known: Sequence[str]) -> None:
+    """Whether a word is set to something known.
+
+    Raises:
+        ConfigurationError: naming the word, what was given and the nearest that is known.
+    """
+    if given not in known:
+        raise ConfigurationError(f"{word}={given} is not known; {nearest(given, known)}")

@@ -6,8 +6,8 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from mtmd_core.config import RunConfig
-from mtmd_core.config_checks import share_of_batch, sites_a_round
 from mtmd_core.errors import ConfigurationError
+from mtmd_core.federation_checks import share_of_batch, sites_a_round
 from mtmd_core.networks.build import build_network
 from mtmd_core.parameters import partition, shapes, take
 from mtmd_core.strategies import Sharing, label_spaces, strategy_named

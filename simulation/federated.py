@@ -20,11 +20,11 @@ from client.site import Site
 from client.site_state import DiskState
 from mtmd_core.arrays import keep_memory
 from mtmd_core.config import RunConfig
-from mtmd_core.config_checks import share_of_batch, sites_a_round
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.data.split import leave_one_out
 from mtmd_core.devices import choose_device
 from mtmd_core.evaluation import SiteScores
+from mtmd_core.federation_checks import share_of_batch, sites_a_round
 from mtmd_core.models import save_model
 from mtmd_core.networks.build import build_network
 from mtmd_core.scores import summarise_run

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mtmd_core.config import FederationConfig, RunConfig, StudyConfig
-from mtmd_core.config_checks import check_one_of, checked, share_of_batch
+from mtmd_core.config_checks import checked
 from mtmd_core.errors import ConfigurationError
+from mtmd_core.federation_checks import share_of_batch
 from mtmd_core.strategies import Contrast, strategy_named
 from mtmd_core.update_encoding import INT8
+from mtmd_core.words import check_one_of
 
 from .study import PlannedRun, threads_each
 

@@ -7,11 +7,11 @@ from typing import Protocol
 from torch import nn
 
 from mtmd_core.config import AutoencoderConfig, RunConfig, TrainingConfig
-from mtmd_core.config_checks import share_of_batch
 from mtmd_core.data.batches import SliceSource
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.data.split import Split, leave_one_out
 from mtmd_core.evaluation import SiteScores, evaluate_exams, reconstruction_dice
+from mtmd_core.federation_checks import share_of_batch
 from mtmd_core.models import ModelCard, SiteCard
 from mtmd_core.strategies import LabelSpace, label_spaces, strategy_named
 from mtmd_core.training import Recipe

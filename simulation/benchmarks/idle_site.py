@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from client import supervisor, worker
+from client import supervisor, worker, worker_process
 from client.app import build_client_app
 from client.ledger import Ledger
 from client.outbox import Outbox
@@ -58,7 +58,7 @@ def open_app(settings: SiteSettings, _tell: Callable[..., None]) -> tuple[Callab
 def main() -> None:
     """A site or, without arguments, its worker."""
     if len(sys.argv) == 3:
-        supervisor.WORKER_MODULE = __spec__.name
+        worker_process.WORKER_MODULE = __spec__.name
         sys.exit(supervisor.join(load_settings(sys.argv[2], {"state": Path(sys.argv[1])}), print, lambda: None))
     worker.open_app = open_app
     worker.run()

@@ -6,9 +6,9 @@ no such switch: it is this module that puts another worker into the client's pla
 
 import sys
 
-from client import supervisor
+from client import worker_process
 from client.command import main
 
 if __name__ == "__main__":
-    supervisor.WORKER_MODULE = "simulation.drill.saboteur_worker"
+    worker_process.WORKER_MODULE = "simulation.drill.saboteur_worker"
     sys.exit(main())

@@ -5,9 +5,9 @@ from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
 from mtmd_core.config import LossConfig, PrototypeConfig
-from mtmd_core.config_checks import share_of_batch
 from mtmd_core.config_files import compose, decisive_words, known_words, load_config, save_config
 from mtmd_core.errors import ConfigurationError
+from mtmd_core.federation_checks import share_of_batch
 
 
 @pytest.mark.parametrize(
