@@ -220,8 +220,8 @@ class StudyConfig:
 
     Among ``strategies``, ``transfer`` stands for a transfer from every site. ``local_steps`` are those a round that
     ``experiment=ladder`` compares, ``variants`` the federations unlike the others in one word that it adds, ``rungs`` those
-    that it makes by name, all of them where it is empty. ``folder`` is that of a study, or of one run, whose finished runs
-    ``experiment=figures`` draws.
+    that it makes by name beside local, all of them where it is empty. ``folder`` is that of a study, or of one run, whose
+    finished runs ``experiment=figures`` draws and ``experiment=external`` scores.
     """
 
     networks: list[str] = field(default_factory=lambda: ["att_unet"])

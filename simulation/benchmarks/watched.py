@@ -15,6 +15,7 @@ from mtmd_core.arrays import keep_memory
 from mtmd_core.config import RunConfig
 from mtmd_core.config_files import compose
 from mtmd_core.devices import limit_threads
+from mtmd_core.errors import ConfigurationError
 from mtmd_core.wire import SHARED, Arrays
 from server.app import coordinate
 from server.run_store import RunStore
@@ -51,7 +52,7 @@ def watch(rung: Rung, words: Sequence[str], every: int, look: Callable[[Look], N
     """Train a rung of the ladder, and call ``look`` every so many rounds, from the second on.
 
     Args:
-        rung: a federation.
+        rung: a federation; FedAvg, all sites alike in every round.
         words: of ``mtmd-simulate``, after ``experiment=ladder``.
         every: rounds from one look to the next.
         look: called with what is to be seen.
@@ -62,6 +63,7 @@ def watch(rung: Rung, words: Sequence[str], every: int, look: Callable[[Look], N
     config = compose("simulate", ["experiment=ladder", *words])
     config = replace(config, threads=config.threads or 1, sites=config.sites or make_phantoms(config, console))
     config = rung_config(config, rung, config.study.folds[0])
+    _check(config, every)
     limit_threads(config.threads)
     with RunDisplay(1, console) as display, tempfile.TemporaryDirectory() as name:
         folder, before = Path(name), {}
@@ -78,6 +80,20 @@ def watch(rung: Rung, words: Sequence[str], every: int, look: Callable[[Look], N
             before = shared
 
         coordinate(grid, config, store, on_round)
+
+
+def _check(config: RunConfig, every: int) -> None:
+    """What such benchmarks say holds where the round's change is the plain mean of all sites' updates, at the server's rate."""
+    federation = config.federation
+    if (federation.server_optimiser.name, federation.site_weights, federation.participation) != ("fedavg", "equal", 1):
+        raise ConfigurationError(
+            "this benchmark is of FedAvg with all sites alike: leave out federation.server_optimiser.name, .site_weights and "
+            ".participation."
+        )
+    if not 1 <= every <= federation.rounds:
+        raise ConfigurationError(
+            f"--every is {every}; it must be at least 1 and at most the {federation.rounds} rounds."
+        )
 
 
 def arguments(description: str) -> argparse.Namespace:

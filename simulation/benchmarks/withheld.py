@@ -45,7 +45,7 @@ def compare(look: Look) -> Comparison:
     """Score both models."""
     rate = look.config.federation.server_optimiser.learning_rate or 1.0
     lacking = {name: rate * array for name, array in withheld(look.members, look.run, look.round).items()}
-    whole = {name: (array + lacking[name]).astype(array.dtype) for name, array in look.shared.items()}
+    whole = {name: (array + lacking.get(name, 0)).astype(array.dtype) for name, array in look.shared.items()}
     batches = look.config.federation.calibration_batches
     scores, lost = [], []
     for site in look.members.values():

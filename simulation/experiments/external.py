@@ -20,6 +20,7 @@ from mtmd_core.errors import ConfigurationError
 from mtmd_core.evaluation import SiteScores, evaluate_exams
 from mtmd_core.statistics import Difference, mean_and_deviation
 from mtmd_core.strategies import strategy_named
+from mtmd_core.words import nearest
 
 from ..comparison import (
     REFERENCE,
@@ -31,9 +32,9 @@ from ..comparison import (
     number_cell,
     pair_columns,
 )
-from ..data import make_phantoms
-from ..found_runs import FoundRun, find_runs
-from ..trained import segmentation_networks
+from ..found_runs import FoundRun, find_runs, name_in_study
+from ..trained import TrainedNetwork, segmentation_networks
+from ..unseen import unseen_exams
 
 WIDE = 100
 """Columns of a terminal that the whole table needs."""
@@ -44,27 +45,31 @@ def run_external(config: RunConfig, words: Sequence[str], folder: Path, console:
     """Score all finished runs of ``study.folder`` on all exams of ``sites``; print, write ``external.csv`` and ``external.json``.
 
     One row a method (strategy, or rung of a ladder): its Dice in percent over the exams of each site, of all sites, and of the
-    worst one (mean and sample standard deviation over the folds, that is over trainings), and paired differences over folds with
+    worst one (means and sample standard deviations over folds, that is over trainings), and paired differences over folds with
     95 % confidence intervals (Student's t) to sites alone and, for a federation, to the pooled run of the same strategy.
     ``external.json``: method → fold → site → exam → Dice.
 
     Raises:
-        ConfigurationError: without a folder, if it holds no finished run, or if runs were trained on the exams given.
+        ConfigurationError: without a folder, if it holds no finished run or several studies, or if exams are not what can be
+            scored: of unknown sites, with other structures, or seen by a run. Nothing has been scored by then.
         DataError: for exams that cannot be used.
     """
     runs = _runs(config, console)
-    config.sites = config.sites or _fresh_phantoms(config, runs, console)
-    _check_strange(config.sites, runs)
+    _check_sites(config.sites, runs)
+    config.sites = unseen_exams(config, words, runs, console)
 
     @cache
     def exams(site: str, size: int, axis: int) -> SiteData:
         return load_site(site, Path(config.sites[site]), size, str(axis), Path(config.data.cache_dir))
 
+    wanted = [(run, chosen) for run in runs if (chosen := _networks(run, config, exams, console))]
     tested: dict[tuple[str, str], Tested] = {}
-    for place, run in enumerate(runs, start=1):
-        console.print(f"{place}/{len(runs)} {run}", markup=False)
+    for place, (run, networks) in enumerate(wanted, start=1):
+        console.print(f"{place}/{len(wanted)} {run}", markup=False)
         own = tested.setdefault((run.key.network, run.title), Tested(run.title, run.config, {}))
-        own.scores[run.key.fold] = _score(run, config.sites, exams)
+        own.scores[run.key.fold] = _score(run, networks, exams)
+    if not tested:
+        raise ConfigurationError(f"no run of {config.study.folder} is tested on {', '.join(sorted(config.sites))}.")
     rows = [_row(own, list(tested.values()), sorted(config.sites)) for own in tested.values()]
     write_csv(folder / "external.csv", rows)
     write_json(folder / "external.json", {" ".join(name): own.by_exam() for name, own in tested.items()})
@@ -111,51 +116,60 @@ def _runs(config: RunConfig, console: Console) -> list[FoundRun]:
     found = find_runs(Path(config.study.folder))
     for key in found.unfinished:
         console.print(f"{key} is not finished and left out", markup=False)
+    places = sorted({study_of(run.folder) for run in found.finished})
+    if len(places) > 1:
+        raise ConfigurationError(
+            f"{config.study.folder} holds {len(places)} studies or single runs, {places[0]} and {places[1]} among them: give one."
+        )
     return found.finished
 
 
-def _fresh_phantoms(config: RunConfig, runs: Sequence[FoundRun], console: Console) -> dict[str, str]:
-    trained = runs[0].config.phantoms
-    if config.phantoms.seed == trained.seed:
-        raise ConfigurationError(
-            f"phantoms.seed is {trained.seed}, that of the runs' own phantoms: give another one, for exams they have not seen."
-        )
-    return make_phantoms(replace(config, phantoms=replace(config.phantoms, scale=trained.scale)), console)
+def study_of(run: Path) -> Path:
+    """The folder of the study that a run belongs to, or the run's own."""
+    return run if name_in_study(run) is None else run.parents[3]
 
 
-def _check_strange(sites: Mapping[str, str], runs: Sequence[FoundRun]) -> None:
-    """That no run was trained on these exams, as far as folders tell."""
-    for run in runs:
-        trained = {Path(folder).resolve() for folder in run.config.sites.values()}
-        for site, folder in sites.items():
-            if Path(folder).resolve() in trained:
-                raise ConfigurationError(
-                    f"{folder} ({site}) is what {run} was trained on: give sites= with exams that it has not seen."
-                )
+def _check_sites(sites: Mapping[str, str], runs: Sequence[FoundRun]) -> None:
+    """That each site is one of the runs'."""
+    known = sorted({site for run in runs for site in run.config.sites})
+    for site in sites:
+        if site not in known:
+            raise ConfigurationError(f"sites names '{site}', which no run knows; {nearest(site, known)}")
 
 
-def _score(
-    run: FoundRun, sites: Mapping[str, str], exams: Callable[[str, int, int], SiteData]
-) -> dict[str, SiteScores]:
-    """Site → scores of its exams by the network that the run has for it; a site that the run does not test is left out."""
-    networks = {site: own for site, own in segmentation_networks(run.config, run.folder).items() if site in sites}
-    if not networks:
-        raise ConfigurationError(
-            f"{run} knows none of the sites {', '.join(sorted(sites))}: name them as the run does."
-        )
+Exams = Callable[[str, int, int], SiteData]
+"""Site, size of a slice and slice axis → its exams."""
+
+
+def _networks(run: FoundRun, config: RunConfig, exams: Exams, console: Console) -> dict[str, TrainedNetwork]:
+    """Site → the network that the run has for it, for sites that it is tested on; reads their exams.
+
+    Raises:
+        ConfigurationError: if a site's exams have other structures.
+    """
     source = strategy_named(run.key.strategy).source
-    scores = {}
-    for site in networks.keys() - {source}:
-        card = networks[site].card
-        data = exams(site, run.config.data.slice_size, card.slice_axis)
-        if data.structures != card.structures:
+    networks = segmentation_networks(replace(run.config, device=config.device), run.folder)
+    chosen = {site: networks[site] for site in sorted(networks.keys() & config.sites.keys() - {source})}
+    if not chosen:
+        console.print(f"{run} is tested on none of these sites and left out", markup=False)
+    for site, own in chosen.items():
+        structures = exams(site, run.config.data.slice_size, own.card.slice_axis).structures
+        if structures != own.card.structures:
             raise ConfigurationError(
-                f"{run} knows {', '.join(card.structures)} at {site}, {sites[site]} has {', '.join(data.structures)}: "
+                f"{run} knows {', '.join(own.card.structures)} at {site}, {config.sites[site]} has {', '.join(structures)}: "
                 "give exams with the same structures in the same order."
             )
-        names, bf16 = list(data.exams), run.config.training.autocast
-        scores[site] = evaluate_exams(networks[site].network, card.space, data, names, bf16)
-    return dict(sorted(scores.items()))
+    return chosen
+
+
+def _score(run: FoundRun, networks: Mapping[str, TrainedNetwork], exams: Exams) -> dict[str, SiteScores]:
+    """Site → scores of its exams, at the precision of the run's own tests: pooled ones follow its autocast, a site's do not."""
+    bf16 = run.config.training.autocast and run.config.mode == "centralised"
+    scores = {}
+    for site, own in networks.items():
+        data = exams(site, run.config.data.slice_size, own.card.slice_axis)
+        scores[site] = evaluate_exams(own.network, own.card.space, data, list(data.exams), bf16)
+    return scores
 
 
 def _row(own: Tested, everything: Sequence[Tested], sites: Sequence[str]) -> Row:

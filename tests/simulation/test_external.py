@@ -2,17 +2,22 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from page_checks import check_page
 from rich.console import Console
-from tiny_sites import SITES, run_words, write_sites
+from tiny_sites import RUN, SITES, run_words, write_sites
 
 from mtmd_core.config_files import compose
-from mtmd_core.errors import ConfigurationError
+from mtmd_core.data.site_data import load_site
+from mtmd_core.errors import ConfigurationError, DataError
+from mtmd_core.evaluation import evaluate_exams
+from mtmd_core.models import load_model, save_model
 from simulation.command import simulate
-from simulation.data import load_sites
+from simulation.data import load_sites, make_phantoms
 from simulation.runs import run
 
 RUNS = {
@@ -30,19 +35,56 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of four methods, two of them in two folds, and other exams of the same sites."""
     place = tmp_path_factory.mktemp("external")
     folders = write_sites(place / "sites")
-    write_sites(place / "others", exams=2, slices=7)
+    write_others(place / "others")
     for method, words in RUNS.items():
         for fold in (0, 1) if "dsl" in method else (0,):
             more = (*words, *SHORT, f"fold={fold}", f"data.cache_dir='{place / 'cache'}'")
             config = compose("simulate", run_words(folders, *more))
-            run(config, load_sites(config), place / f"study/runs/att_unet/{method}/fold_{fold}", Console(quiet=True))
+            run(config, load_sites(config), folder_of(place, method, fold), Console(quiet=True))
+            for number, path in enumerate(sorted((folder_of(place, method, fold) / "models").glob("*.safetensors"))):
+                _make_unlike(path, seed=100 * len(method) + 10 * fold + number)
     return place
+
+
+def write_others(folder: Path) -> dict[str, Path]:
+    return write_sites(folder, exams=2, slices=7)
+
+
+def folder_of(place: Path, method: str, fold: int) -> Path:
+    return place / f"study/runs/att_unet/{method}/fold_{fold}"
+
+
+def _make_unlike(path: Path, seed: int) -> None:
+    """After two steps all networks see background; with weights for bone drawn at random each sees bones of its own."""
+    network, card = load_model(path)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for layer in network.output.domains.values():
+            layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator))
+            layer.bias.zero_()
+    save_model(path, network, card)
 
 
 def words_of(place: Path, sites: str | None = None, *more: str) -> list[str]:
     sites = sites or ", ".join(f"{site}: '{place / 'others' / site}'" for site in SITES)
     cache = f"data.cache_dir='{place / 'cache'}'"
     return ["experiment=external", f"study.folder='{place / 'study'}'", f"sites={{{sites}}}", cache, *more]
+
+
+def expected_dice(place: Path, method: str, fold: int) -> dict[str, dict[str, float]]:
+    """Site → exam → Dice of the run's own networks, loaded by themselves."""
+    models = folder_of(place, method, fold) / "models"
+    found = {}
+    for site in SITES:
+        path = models / f"{site}.safetensors"
+        network, card = load_model(path if path.is_file() else models / "all_sites.safetensors")
+        data = load_site(site, place / "others" / site, 16, "auto", place / "cache")
+        scores = evaluate_exams(network, card.site(site).space, data, list(data.exams)).summary
+        found[site] = {
+            case["case"]: sum(own["dice"] for own in case["metrics"].values()) / len(case["metrics"])
+            for case in scores["metric_per_case"]
+        }
+    return found
 
 
 def test_methods_are_scored_on_the_other_exams(place: Path, tmp_path: Path) -> None:
@@ -55,19 +97,22 @@ def test_methods_are_scored_on_the_other_exams(place: Path, tmp_path: Path) -> N
         "local": ("1", "6"), "dsl_2": ("2", "6"), "dsl_pooled": ("2", "6"), "transfer_knee": ("1", "4")
     }  # fmt: skip
     by_exam = json.loads((tmp_path / "external.json").read_text(encoding="utf-8"))
+    means = {}
+    for method, fold in (("local", 0), ("dsl_2", 0), ("dsl_2", 1), ("dsl_pooled", 0), ("dsl_pooled", 1)):
+        expected = expected_dice(place, method, fold)
+        assert by_exam[f"att_unet {method}"][str(fold)] == expected
+        means[method, fold] = 100 * sum(sum(dice.values()) / 2 for dice in expected.values()) / 3
+    assert (
+        min(means.values()) > 1 and len({round(mean, 4) for mean in means.values()}) == 5
+    )  # or nothing would be told apart
 
-    def mean(method: str, fold: int) -> float:
-        sites = by_exam[f"att_unet {method}"][str(fold)]
-        assert {site: list(dice) for site, dice in sites.items()} == {
-            site: [f"{site}_exam_0", f"{site}_exam_1"] for site in SITES
-        }
-        return 100 * sum(sum(dice.values()) / 2 for dice in sites.values()) / 3
-
-    pooled, federated = ([mean(method, fold) for fold in (0, 1)] for method in ("dsl_pooled", "dsl_2"))
     row = rows["dsl_2"]
-    assert float(row["dice_mean"]) == pytest.approx(sum(federated) / 2, abs=1e-4)
-    assert float(row["minus_alone"]) == pytest.approx(federated[0] - mean("local", 0), abs=1e-4)  # the fold of both
-    assert float(row["minus_pooled"]) == pytest.approx((sum(federated) - sum(pooled)) / 2, abs=1e-4)
+    federated, pooled = ((means[method, 0] + means[method, 1]) / 2 for method in ("dsl_2", "dsl_pooled"))
+    assert float(row["dice_mean"]) == pytest.approx(federated, abs=1e-4)
+    assert float(row["minus_alone"]) == pytest.approx(
+        means["dsl_2", 0] - means["local", 0], abs=1e-4
+    )  # the fold of both
+    assert float(row["minus_pooled"]) == pytest.approx(federated - pooled, abs=1e-4)
     assert rows["local"]["minus_alone"] == rows["dsl_pooled"]["minus_pooled"] == rows["local"]["minus_pooled"] == ""
     assert rows["transfer_knee"]["knee_dice_mean"] == ""  # it is not tested on what it began with
     assert rows["transfer_knee"]["ankle_dice_mean"] != ""
@@ -75,36 +120,59 @@ def test_methods_are_scored_on_the_other_exams(place: Path, tmp_path: Path) -> N
     check_page(page, json.loads((tmp_path / "summary.json").read_text(encoding="utf-8")))
 
 
-def test_a_run_scores_an_exam_as_its_own_test_does(place: Path, tmp_path: Path) -> None:
-    """The exams that fold 0 held back, from another folder: the same scores as in the run's own summary."""
-    folders = write_sites(tmp_path / "again")
-    words = words_of(place, ", ".join(f"{site}: '{folder}'" for site, folder in folders.items()))
-    simulate(compose("simulate", words), tmp_path / "out", Console(quiet=True), words)
-    by_exam = json.loads((tmp_path / "out/external.json").read_text(encoding="utf-8"))
-    for method in ("local", "dsl_2", "dsl_pooled"):
-        text = (place / f"study/runs/att_unet/{method}/fold_0/summary.json").read_text(encoding="utf-8")
-        own = json.loads(text)["sites"]
-        for site in SITES:
-            test = own[site]["split"]["test"]
-            assert by_exam[f"att_unet {method}"]["0"][site][test[0]] == own[site]["foreground_mean"]["dice"]
+def test_a_run_that_is_not_tested_on_any_of_the_sites_is_left_out(place: Path, tmp_path: Path) -> None:
+    words = words_of(place, f"knee: '{place / 'others/knee'}'")
+    summary = simulate(compose("simulate", words), tmp_path, Console(quiet=True), words)
+    assert [row["method"] for row in summary["rows"]] == ["dsl_2", "dsl_pooled", "local"]
 
 
-def test_what_says_nothing_is_refused(place: Path, tmp_path: Path) -> None:
-    bones = write_sites(tmp_path / "bones", exams=2, sites={"knee": 3})
-    trained, none = f"knee: '{place / 'sites/knee'}'", f"hip: '{place / 'others/knee'}'"
+def test_any_number_of_sites_may_be_named() -> None:
+    sites = ", ".join(f"site_{number}: DIR" for number in range(5))
+    assert len(compose("simulate", ["experiment=external", f"sites={{{sites}}}"]).sites) == 5
+
+
+def test_what_says_nothing_is_refused_before_anything_is_scored(place: Path, tmp_path: Path) -> None:
+    bones = write_sites(tmp_path / "bones", exams=2, sites={"knee": 3}, slices=8)
+    again = write_sites(tmp_path / "again")
+    sites = ", ".join(f"{site}: '{place / 'others' / site}'" for site in SITES)
+    several = f"study.folder='{place / 'several'}'"
+    for number in (1, 2):
+        shutil.copytree(place / "study", place / f"several/{number}", dirs_exist_ok=True)
     cases = (
         (["experiment=external"], "give study.folder=DIR"),
-        (words_of(place, trained), "is what att_unet dsl_2 fold 0 was trained on"),
+        (
+            words_of(place, f"knee: '{again['knee']}'"),
+            "knee's knee_exam_0 is knee_exam_0 of .*, which att_unet .* has seen",
+        ),
         (
             words_of(place, f"knee: '{bones['knee']}'"),
             "knows knee_bone_1, knee_bone_2 at knee, .* has knee_bone_1, .*3",
         ),
-        (words_of(place, none), "knows none of the sites hip"),
-        (
-            ["experiment=external", f"study.folder='{place / 'study'}'", "phantoms.seed=0"],
-            "phantoms.seed is 0, that of",
-        ),
+        (words_of(place, f"{sites}, nee: DIR"), "'nee', which no run knows; did you mean 'knee'"),
+        (words_of(place, f"anckle: '{place / 'others/knee'}'"), "'anckle', which no run knows; did you mean 'ankle'"),
+        (["experiment=external", f"study.folder='{place / 'study'}'"], "other exams than phantoms of one resolution"),
+        ([*words_of(place), several], "holds 2 studies or single runs"),
     )
     for words, text in cases:
-        with pytest.raises(ConfigurationError, match=text):
+        with pytest.raises((ConfigurationError, DataError), match=text):
             simulate(compose("simulate", words), tmp_path / "out", Console(quiet=True), words)
+        assert not (tmp_path / "out/external.csv").exists()
+
+
+def test_phantoms_of_the_runs_own_seed_are_no_fresh_ones(tmp_path: Path) -> None:
+    """They are found by what is in the files, wherever these lie; and fresh ones have the resolution of the runs' own."""
+    words = [*RUN, *SHORT, "mode=centralised", "strategy=dsl", f"data.cache_dir='{tmp_path / 'cache/slices'}'"]
+    config = compose("simulate", [*words, "phantoms.exams=3", "phantoms.scale=0.06"])
+    config.sites = make_phantoms(config, Console(quiet=True))
+    run(config, load_sites(config), tmp_path / "run", Console(quiet=True))
+    words = [
+        "experiment=external",
+        f"study.folder='{tmp_path / 'run'}'",
+        f"data.cache_dir='{tmp_path / 'cache/slices'}'",
+    ]
+    words += ["phantoms.exams=3"]
+    with pytest.raises(ConfigurationError, match=r"ankle's ankle_001 is ankle_001 of .* has seen"):
+        simulate(compose("simulate", [*words, "phantoms.seed=0"]), tmp_path / "out", Console(quiet=True), words)
+    summary = simulate(compose("simulate", words), tmp_path / "out", Console(quiet=True), words)
+    assert [(row["method"], row["exams"]) for row in summary["rows"]] == [("dsl", 9)]
+    assert len(list((tmp_path / "cache/phantoms").glob("*_exams_3_scale_0.06_seed_1"))) == 1

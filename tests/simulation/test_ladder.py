@@ -9,7 +9,7 @@ from rich.console import Console
 from tiny_sites import run_words, write_sites
 
 from mtmd_core.config import RunConfig
-from mtmd_core.config_files import compose
+from mtmd_core.config_files import compose, decisive_words
 from mtmd_core.durable import write_text
 from mtmd_core.errors import ConfigurationError
 from simulation.command import simulate
@@ -76,8 +76,8 @@ def test_variants_are_those_that_are_asked_for(folders, tmp_path):
 def test_rungs_asked_for_by_name_are_made_beside_local_training(folders, tmp_path):
     asked = plan_ladder(ladder_config(folders, "study.rungs=[dsl_msc_2_int8,dsl_msc_pooled,dsl_msc_2]"), tmp_path)
     assert [run.key.rung.name for run in asked] == 2 * ["local", "dsl_msc_2", "dsl_msc_pooled", "dsl_msc_2_int8"]
-    everything = {run.folder: run.config for run in plan_ladder(ladder_config(folders), tmp_path)}
-    assert all(everything[run.folder].training == run.config.training for run in asked)  # the same run, found again
+    everything = {run.folder: decisive_words(run.config) for run in plan_ladder(ladder_config(folders), tmp_path)}
+    assert all(everything[run.folder] == decisive_words(run.config) for run in asked)  # the same run, found again
     with pytest.raises(ConfigurationError, match=r"study\.rungs=dsl_3 is not known; did you mean 'dsl_"):
         plan_ladder(ladder_config(folders, "study.rungs=[dsl_3]"), tmp_path)
     with pytest.raises(ConfigurationError, match=r"study\.rungs names local twice"):
