@@ -102,9 +102,8 @@ def test_methods_are_scored_on_the_other_exams(place: Path, tmp_path: Path) -> N
         expected = expected_dice(place, method, fold)
         assert by_exam[f"att_unet {method}"][str(fold)] == expected
         means[method, fold] = 100 * sum(sum(dice.values()) / 2 for dice in expected.values()) / 3
-    assert (
-        min(means.values()) > 1 and len({round(mean, 4) for mean in means.values()}) == 5
-    )  # or nothing would be told apart
+    assert min(means.values()) > 1  # of nothing but background nothing would be told apart
+    assert len({round(mean, 4) for mean in means.values()}) == len(means)
 
     row = rows["dsl_2"]
     federated, pooled = ((means[method, 0] + means[method, 1]) / 2 for method in ("dsl_2", "dsl_pooled"))
