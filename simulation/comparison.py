@@ -134,6 +134,14 @@ def empty_if_undefined(value: float, digits: int = 4) -> float | None:
     return None if math.isnan(value) else round(value, digits)
 
 
+def overall_columns(method: Method) -> Row:
+    """Mean Dice over all sites, its standard deviation over folds, the worst site and its Dice."""
+    row = pair_columns("dice", *mean_and_deviation(list(method.dice(method.sites).values())))
+    worst = method.worst_site()
+    row["worst_site"], row["worst_site_dice"] = (worst[0], empty_if_undefined(worst[1])) if worst else (None, None)
+    return row
+
+
 def pair_columns(name: str, mean: float, deviation: float) -> Row:
     """A mean and its standard deviation as two columns of a table."""
     return {f"{name}_mean": empty_if_undefined(mean), f"{name}_std": empty_if_undefined(deviation)}

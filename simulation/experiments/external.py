@@ -18,7 +18,7 @@ from mtmd_core.data.site_data import SiteData, load_site
 from mtmd_core.durable import write_csv, write_json
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.evaluation import SiteScores, evaluate_exams
-from mtmd_core.statistics import Difference, mean_and_deviation
+from mtmd_core.statistics import Difference
 from mtmd_core.strategies import strategy_named
 from mtmd_core.words import nearest
 
@@ -27,9 +27,9 @@ from ..comparison import (
     Method,
     Row,
     difference_cell,
-    empty_if_undefined,
     interval_columns,
     number_cell,
+    overall_columns,
     pair_columns,
 )
 from ..found_runs import FoundRun, find_runs, name_in_study
@@ -186,9 +186,7 @@ def _row(own: Tested, everything: Sequence[Tested], sites: Sequence[str]) -> Row
     row: Row = {"backbone": config.network.name, "method": own.title, "strategy": config.strategy, "mode": config.mode}
     row["folds"] = len(own.scores)
     row["exams"] = sum(len(dice) for dice in next(iter(own.by_exam().values())).values())
-    row |= pair_columns("dice", *mean_and_deviation(list(method.dice(method.sites).values())))
-    worst = method.worst_site()
-    row["worst_site"], row["worst_site_dice"] = (worst[0], empty_if_undefined(worst[1])) if worst else (None, None)
+    row |= overall_columns(method)
     row |= interval_columns("minus_alone", _against(method, alone, method.sites))
     row |= interval_columns("minus_pooled", _against(method, pooled, method.sites))
     for site in sites:

@@ -9,9 +9,17 @@ from rich.table import Column, Table
 from mtmd_core.config import RunConfig
 from mtmd_core.durable import read_json_lines, write_csv
 from mtmd_core.page.rounds import totals
-from mtmd_core.statistics import mean_and_deviation
 
-from ..comparison import Method, Row, difference_cell, empty_if_undefined, interval_columns, number_cell, pair_columns
+from ..comparison import (
+    Method,
+    Row,
+    difference_cell,
+    empty_if_undefined,
+    interval_columns,
+    number_cell,
+    overall_columns,
+    pair_columns,
+)
 from ..data import make_phantoms
 from ..ladder import LOCAL, Rung, plan_ladder, rungs_of
 from ..ladder_plot import draw_ladder
@@ -74,9 +82,7 @@ def _row(rung: Rung, methods: Mapping[Rung, Method], outcome: Outcome, config: R
         "encoder_weights": method.encoder_weights,
         "images_a_site": config.training.steps * (config.training.batch_size // len(config.sites)),
     }
-    row |= pair_columns("dice", *mean_and_deviation(list(method.dice(method.sites).values())))
-    worst = method.worst_site()
-    row["worst_site"], row["worst_site_dice"] = (worst[0], empty_if_undefined(worst[1])) if worst else (None, None)
+    row |= overall_columns(method)
     for site in method.sites:
         row |= pair_columns(f"{site}_dice", *method.over_folds(site, "dice"))
         row[f"{site}_minus_local"] = empty_if_undefined(method.against(local, [site]).mean)
