@@ -196,3 +196,13 @@ def _defined(value: float | None) -> float | None:
 
 def _undefined(value: float | None) -> bool:
     return value is None or not math.isfinite(value)
+
+
+def dice_of_exams(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Exam → mean Dice over its structures, from a site's summary; exams for which none is defined are left out."""
+    dice = {}
+    for case in summary.get("metric_per_case", []):
+        values = [own["dice"] for own in case["metrics"].values() if own["dice"] is not None]
+        if values:
+            dice[case["case"]] = sum(values) / len(values)
+    return dice

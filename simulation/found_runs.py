@@ -4,9 +4,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+
 from mtmd_core.config import RunConfig
 from mtmd_core.config_files import load_config
 from mtmd_core.errors import ConfigurationError
+from mtmd_core.scores import dice_of_exams
 
 from .runs import CONFIG, SUMMARY
 from .study import RunKey
@@ -28,12 +31,7 @@ class FoundRun:
 
     def dice(self, site: str) -> dict[str, float]:
         """Test exam of a site → mean Dice over its structures; none where the run did not test the site."""
-        found = {}
-        for case in self.summary["sites"].get(site, {}).get("metric_per_case", []):
-            values = [scores["dice"] for scores in case["metrics"].values() if scores["dice"] is not None]
-            if values:
-                found[case["case"]] = sum(values) / len(values)
-        return found
+        return dice_of_exams(self.summary["sites"].get(site, {}))
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,22 @@ def find_runs(folder: Path) -> FoundRuns:
             f"{folder} holds no finished run{begun}. It must be the folder (hydra.run.dir) of a study or of a run that has ended."
         )
     return FoundRuns(sorted(finished, key=lambda run: (run.key[:2], run.title, run.key.fold)), sorted(unfinished))
+
+
+def runs_asked_for(config: RunConfig, console: Console) -> tuple[list[FoundRun], list[RunKey]]:
+    """The finished and the unfinished runs in ``study.folder``; the latter are told.
+
+    Raises:
+        ConfigurationError: without a folder, or if it holds no finished run.
+    """
+    if config.study.folder is None:
+        raise ConfigurationError(
+            "which runs are meant is not said: give study.folder=DIR, that of a study or of a run."
+        )
+    found = find_runs(Path(config.study.folder))
+    for key in found.unfinished:
+        console.print(f"{key} is not finished and left out", markup=False)
+    return found.finished, found.unfinished
 
 
 def run_folders(folder: Path) -> list[Path]:

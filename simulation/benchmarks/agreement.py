@@ -20,8 +20,7 @@ RUNG = Rung("dsl_msc_mjap", local_steps=10)
 
 def agreement(look: Look) -> float:
     """‖mean of the updates‖ / mean of ‖update‖."""
-    rate = look.config.federation.server_optimiser.learning_rate or 1.0
-    return look.change / rate / statistics.fmean(look.norms)
+    return look.change / look.rate / statistics.fmean(look.norms)
 
 
 def main() -> None:

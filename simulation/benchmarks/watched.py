@@ -19,6 +19,7 @@ from mtmd_core.errors import ConfigurationError
 from mtmd_core.wire import SHARED, Arrays
 from server.app import coordinate
 from server.run_store import RunStore
+from server.server_optimiser import DEFAULTS
 from server.update_norms import update_norm
 from simulation.data import load_sites, make_phantoms
 from simulation.federated import build_site
@@ -41,6 +42,11 @@ class Look:
     shared: Arrays
     norms: Sequence[float]
     members: Mapping[str, Site]
+
+    @property
+    def rate(self) -> float:
+        """The server's: the round's change over the mean of the sites' updates."""
+        return self.config.federation.server_optimiser.learning_rate or DEFAULTS["fedavg"]["learning_rate"]
 
     @property
     def change(self) -> float:

@@ -21,6 +21,7 @@ from client.learner import RESIDUAL, Learner
 from client.site import Site
 from mtmd_core.calibration import calibrate
 from mtmd_core.evaluation import evaluate_exams
+from mtmd_core.scores import dice_of_exams
 from mtmd_core.update_encoding import INT8
 from mtmd_core.wire import UPDATE, Arrays
 from server.update_norms import update_norm
@@ -43,8 +44,7 @@ class Comparison:
 
 def compare(look: Look) -> Comparison:
     """Score both models."""
-    rate = look.config.federation.server_optimiser.learning_rate or 1.0
-    lacking = {name: rate * array for name, array in withheld(look.members, look.run, look.round).items()}
+    lacking = {name: look.rate * array for name, array in withheld(look.members, look.run, look.round).items()}
     whole = {name: (array + lacking.get(name, 0)).astype(array.dtype) for name, array in look.shared.items()}
     batches = look.config.federation.calibration_batches
     scores, lost = [], []
@@ -76,10 +76,7 @@ def dice(learner: Learner, shared: Arrays, batches: int) -> dict[str, float]:
     calibrate(learner.network, learner.sources, learner.recipe, batches, learner.forward)
     scores = evaluate_exams(learner.network, learner.space, learner.data, list(learner.data.exams))
     learner.network.load_state_dict(before)
-    return {
-        case["case"]: 100 * statistics.fmean(own["dice"] for own in case["metrics"].values())
-        for case in scores.summary["metric_per_case"]
-    }
+    return {exam: 100 * value for exam, value in dice_of_exams(scores.summary).items()}
 
 
 def main() -> None:

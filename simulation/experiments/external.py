@@ -18,7 +18,8 @@ from mtmd_core.data.site_data import SiteData, load_site
 from mtmd_core.durable import write_csv, write_json
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.evaluation import SiteScores, evaluate_exams
-from mtmd_core.statistics import Difference
+from mtmd_core.scores import dice_of_exams
+from mtmd_core.statistics import Difference, paired_difference
 from mtmd_core.strategies import strategy_named
 from mtmd_core.words import nearest
 
@@ -32,13 +33,12 @@ from ..comparison import (
     overall_columns,
     pair_columns,
 )
-from ..found_runs import FoundRun, find_runs, name_in_study
+from ..found_runs import FoundRun, name_in_study, runs_asked_for
 from ..trained import TrainedNetwork, segmentation_networks
 from ..unseen import unseen_exams
 
 WIDE = 100
 """Columns of a terminal that the whole table needs."""
-NO_DIFFERENCE = Difference(0, math.nan, math.nan, math.nan)
 
 
 def run_external(config: RunConfig, words: Sequence[str], folder: Path, console: Console) -> dict:
@@ -97,31 +97,22 @@ class Tested:
         sites = sorted(set.union(*(set(own) for own in folds.values())))
         return Method(network.name, self.title, network.encoder_weights, tuple(sites), folds)
 
-    def by_exam(self) -> dict[int, dict[str, dict[str, float | None]]]:
+    def by_exam(self) -> dict[int, dict[str, dict[str, float]]]:
         """Fold → site → exam → mean Dice over its structures."""
-        return {fold: {site: _dice_of_exams(own) for site, own in sites.items()} for fold, sites in self.scores.items()}
-
-
-def _dice_of_exams(scores: SiteScores) -> dict[str, float | None]:
-    dice = {}
-    for case in scores.summary["metric_per_case"]:
-        values = [own["dice"] for own in case["metrics"].values() if own["dice"] is not None]
-        dice[case["case"]] = sum(values) / len(values) if values else None
-    return dice
+        return {
+            fold: {site: dice_of_exams(own.summary) for site, own in sites.items()}
+            for fold, sites in self.scores.items()
+        }
 
 
 def _runs(config: RunConfig, console: Console) -> list[FoundRun]:
-    if config.study.folder is None:
-        raise ConfigurationError("which runs to score is not said: give study.folder=DIR, that of a study or of a run.")
-    found = find_runs(Path(config.study.folder))
-    for key in found.unfinished:
-        console.print(f"{key} is not finished and left out", markup=False)
-    places = sorted({study_of(run.folder) for run in found.finished})
+    finished, _ = runs_asked_for(config, console)
+    places = sorted({study_of(run.folder) for run in finished})
     if len(places) > 1:
         raise ConfigurationError(
             f"{config.study.folder} holds {len(places)} studies or single runs, {places[0]} and {places[1]} among them: give one."
         )
-    return found.finished
+    return finished
 
 
 def study_of(run: Path) -> Path:
@@ -203,7 +194,7 @@ def _first(found: Iterable[Tested]) -> Method | None:
 def _against(method: Method, reference: Method | None, sites: Sequence[str]) -> Difference:
     """Over the sites that both are tested on."""
     common = [site for site in sites if reference is not None and site in reference.sites]
-    return method.against(reference, common) if common else NO_DIFFERENCE
+    return method.against(reference, common) if common else paired_difference([], [])
 
 
 def _print(rows: Sequence[Row], sites: Sequence[str], console: Console) -> None:

@@ -20,7 +20,7 @@ from ..embeddings import SiteEmbeddings, embed_images, embed_label_maps
 from ..figures.attention import AttendedSlice, attention_map, draw_attention
 from ..figures.contours import ComparedSlice, choose_exams, compare, draw_comparison
 from ..figures.representations import draw_representations
-from ..found_runs import FoundRun, find_runs
+from ..found_runs import FoundRun, runs_asked_for
 from ..phantom.datasets import usable_cores
 from ..pictures import fullest_slice
 from ..study import strategies_of
@@ -39,13 +39,8 @@ def run_figures(config: RunConfig, words: Sequence[str], folder: Path, console: 
     Raises:
         ConfigurationError: without a folder, or if it holds no finished run of these.
     """
-    if config.study.folder is None:
-        raise ConfigurationError("which runs to draw is not said: give study.folder=DIR, that of a study or of a run.")
-    source = Path(config.study.folder)
-    runs = find_runs(source)
-    for key in runs.unfinished:
-        console.print(f"{key} is not finished and left out", markup=False)
-    wanted = _wanted(runs.finished, config)
+    finished, unfinished = runs_asked_for(config, console)
+    source, wanted = Path(config.study.folder), _wanted(finished, config)
     captions: dict[str, str] = {}
     networks = dict.fromkeys(run.key.network for run in wanted)
     by_network = {network: [run for run in wanted if run.key.network == network] for network in networks}
@@ -66,7 +61,7 @@ def run_figures(config: RunConfig, words: Sequence[str], folder: Path, console: 
     return {
         "experiment": "figures",
         "runs": [str(run) for run in wanted],
-        "unfinished": [str(key) for key in runs.unfinished],
+        "unfinished": [str(key) for key in unfinished],
         "pictures": list(captions),
         "captions": captions,
     }
