@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -8,6 +10,12 @@ WHOLE_FEDERATIONS = ("test_deployment.py", "test_network_reach.py", "test_open_p
 def one_thread() -> None:
     """Small tensors gain nothing from more threads, and the cores are taken by the suite's own processes."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def phantom_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of slices beside which phantoms are made; who asks for the same ones finds them."""
+    return tmp_path_factory.mktemp("phantoms") / "slices"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from mtmd_core.config import NETWORKS, NO_WEIGHTS, NetworkConfig, RunConfig
 from mtmd_core.durable import write_csv
-from mtmd_core.networks.build import build_network
+from mtmd_core.networks.build import uninitialised
 from mtmd_core.parameters import partition
 from mtmd_core.strategies import Sharing, label_spaces
 
@@ -67,7 +67,7 @@ def _builders(config: RunConfig, words: Sequence[str]) -> dict[str, Builder]:
     plans = {"autoencoder": NetworkConfig("autoencoder", config.autoencoder.width)}
     for network in (name for name in designs() if name in NETWORKS):
         plans[network] = replace(compose_network(words, network, NETWORKS).network, encoder_weights=NO_WEIGHTS)
-    return {network: lambda domains, plan=plan: build_network(plan, domains, seed=0) for network, plan in plans.items()}
+    return {network: lambda domains, plan=plan: uninitialised(plan, domains) for network, plan in plans.items()}
 
 
 def _row(network: str, strategy: str, build: Builder) -> dict[str, str | float | None]:

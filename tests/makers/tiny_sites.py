@@ -13,6 +13,7 @@ RUN = (
     "training.batch_size=6",
     "federation.rounds=3",
     "federation.local_steps=2",
+    "federation.calibration_batches=4",
     "training.steps=6",
     "training.validate_every_steps=3",
     "threads=1",

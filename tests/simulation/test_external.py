@@ -158,20 +158,20 @@ def test_what_says_nothing_is_refused_before_anything_is_scored(place: Path, tmp
         assert not (tmp_path / "out/external.csv").exists()
 
 
-def test_phantoms_of_the_runs_own_seed_are_no_fresh_ones(tmp_path: Path) -> None:
+def test_phantoms_of_the_runs_own_seed_are_no_fresh_ones(phantom_cache: Path, tmp_path: Path) -> None:
     """They are found by what is in the files, wherever these lie; and fresh ones have the resolution of the runs' own."""
-    words = [*RUN, *SHORT, "mode=centralised", "strategy=dsl", f"data.cache_dir='{tmp_path / 'cache/slices'}'"]
+    words = [*RUN, *SHORT, "mode=centralised", "strategy=dsl", f"data.cache_dir='{phantom_cache}'"]
     config = compose("simulate", [*words, "phantoms.exams=3", "phantoms.scale=0.06"])
     config.sites = make_phantoms(config, Console(quiet=True))
     run(config, load_sites(config), tmp_path / "run", Console(quiet=True))
     words = [
         "experiment=external",
         f"study.folder='{tmp_path / 'run'}'",
-        f"data.cache_dir='{tmp_path / 'cache/slices'}'",
+        f"data.cache_dir='{phantom_cache}'",
     ]
     words += ["phantoms.exams=3"]
     with pytest.raises(ConfigurationError, match=r"ankle's ankle_001 is ankle_001 of .* has seen"):
         simulate(compose("simulate", [*words, "phantoms.seed=0"]), tmp_path / "out", Console(quiet=True), words)
     summary = simulate(compose("simulate", words), tmp_path / "out", Console(quiet=True), words)
     assert [(row["method"], row["exams"]) for row in summary["rows"]] == [("dsl", 9)]
-    assert len(list((tmp_path / "cache/phantoms").glob("*_exams_3_scale_0.06_seed_1"))) == 1
+    assert len(list((phantom_cache.parent / "phantoms").glob("*_exams_3_scale_0.06_seed_1"))) == 1

@@ -29,6 +29,14 @@ def run(folders: dict[str, Path], folder: Path, *words: str) -> dict:
     return simulate(compose("simulate", words), folder, Console(quiet=True))
 
 
+@pytest.fixture(scope="module")
+def plain(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with no further words: dsl, federated, seed 0."""
+    folder = tmp_path_factory.mktemp("plain") / "out"
+    run(folders, folder)
+    return folder
+
+
 def lines(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "round_metrics.jsonl").read_text().splitlines()]
 
@@ -63,25 +71,21 @@ def test_every_strategy_trains_and_leaves_its_files(
     assert (out / "config.yaml").is_file()
 
 
-def test_same_seed_gives_the_same_bits(folders: dict[str, Path], tmp_path: Path) -> None:
-    models = []
-    for name in ("first", "second"):
-        run(folders, tmp_path / name)
-        models.append(load_tensors(tmp_path / name / "models" / "knee.safetensors")[0])
-    assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
+def test_same_seed_gives_the_same_bits(folders: dict[str, Path], plain: Path, tmp_path: Path) -> None:
+    run(folders, tmp_path / "again")
+    first, second = (load_tensors(out / "models" / "knee.safetensors")[0] for out in (plain, tmp_path / "again"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_another_seed_gives_another_model(folders: dict[str, Path], tmp_path: Path) -> None:
-    run(folders, tmp_path / "a")
-    run(folders, tmp_path / "b", "seed=1")
-    first, second = (load_tensors(tmp_path / name / "checkpoints" / "last.safetensors")[0] for name in "ab")
+def test_another_seed_gives_another_model(folders: dict[str, Path], plain: Path, tmp_path: Path) -> None:
+    run(folders, tmp_path / "other", "seed=1")
+    first, second = (load_tensors(out / "checkpoints" / "last.safetensors")[0] for out in (plain, tmp_path / "other"))
     assert not any(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_sites_share_convolutions_and_nothing_else(folders: dict[str, Path], tmp_path: Path) -> None:
-    run(folders, tmp_path / "out")
-    networks = {site: load_model(tmp_path / "out" / "models" / f"{site}.safetensors")[0] for site in SITES}
-    shared = load_tensors(tmp_path / "out" / "checkpoints" / "chosen.safetensors")[0]
+def test_sites_share_convolutions_and_nothing_else(plain: Path) -> None:
+    networks = {site: load_model(plain / "models" / f"{site}.safetensors")[0] for site in SITES}
+    shared = load_tensors(plain / "checkpoints" / "chosen.safetensors")[0]
     for site, network in networks.items():
         state = network.state_dict()
         assert all(torch.equal(state[name], tensor) for name, tensor in shared.items())
@@ -138,8 +142,8 @@ def test_the_demo_compares_sites_alone_with_their_federation(folders: dict[str, 
     assert [line["steps"] for line in alone] == [line["steps"] for line in together] == [1, 1, 1]
 
 
-def test_without_sites_phantom_joints_are_made_once(tmp_path: Path) -> None:
-    words = ("phantoms.exams=3", "phantoms.scale=0.06", f"data.cache_dir='{tmp_path / 'slices'}'")
+def test_without_sites_phantom_joints_are_made_once(phantom_cache: Path) -> None:
+    words = ("phantoms.exams=3", "phantoms.scale=0.06", f"data.cache_dir='{phantom_cache}'")
     config = compose("simulate", [*words])
     folders = make_phantoms(config, Console(quiet=True))
     assert {site: load_dataset(Path(folder)).structures for site, folder in folders.items()}["shoulder"] == (
@@ -153,11 +157,11 @@ def test_without_sites_phantom_joints_are_made_once(tmp_path: Path) -> None:
 
 
 def test_the_phantoms_experiment_scores_fresh_children_under_every_scanner(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    phantom_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(phantoms, "FRESH", range(1000, 1001))
     words = ("experiment=phantoms", "phantoms.exams=3", "phantoms.scale=0.06", "network.width=4", "data.slice_size=32")
-    words += ("training.steps=2", "threads=1", f"data.cache_dir='{tmp_path / 'slices'}'")
+    words += ("training.steps=2", "threads=1", f"data.cache_dir='{phantom_cache}'")
     summary = simulate(compose("simulate", [*words]), tmp_path / "out", Console(quiet=True))
     joints = {"ankle", "knee", "shoulder"}
     assert {joint: set(scanners) for joint, scanners in summary["dice"].items()} == dict.fromkeys(joints, joints)
