@@ -16,6 +16,7 @@ from typing import Any
 
 from mtmd_core.errors import ConfigurationError, DataError, RunFailedError, SiteError, UnreachableError
 from mtmd_core.processes import (
+    Interrupted,
     child_environment,
     end,
     exclusive,
@@ -65,6 +66,9 @@ def join(settings: SiteSettings, say: Say, on_joined: Callable[[], None]) -> int
         supervisor = Supervisor(settings, say, on_joined)
         try:
             return supervisor.run()
+        except Interrupted as ended:
+            say(f"{ended}: ending all that it started; the same command takes part again")
+            raise
         finally:
             supervisor.end()
 

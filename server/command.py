@@ -187,6 +187,10 @@ def serve(settings: ServerSettings, given: Mapping[str, Any]) -> int:
                 code = _follow(superlink, run_id, settings.state, display, door)
                 run_id = None
                 return code
+        except Interrupted as ended:
+            goes_on = "the same command goes on from the last finished round"
+            print(f"mtmd-server: {ended}: ending all that it started; {goes_on}", file=sys.stderr, flush=True)
+            raise
         finally:
             if run_id is not None:
                 superlink.stop_run(run_id)

@@ -168,6 +168,10 @@ def test_a_signal_ends_every_child_on_both_sides(
         process.send_signal(how)
         assert process.wait(60) == 128 + how
         assert not any(map(alive, family))
+    for log in ("server.log", "knee.log"):
+        said = (tmp_path / log).read_text()
+        assert f"{how.name}: ending all that it started; the same command" in said
+        assert said.index("ending all") < said.index(f"ended by {how.name}")
 
 
 def mtmd(folder: Path, module: str, *words: str) -> subprocess.CompletedProcess[str]:
