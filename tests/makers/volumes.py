@@ -152,3 +152,17 @@ def write_dicom_series(
 
 def _decimals(values: object) -> str:
     return "\\".join(f"{value:.10g}" for value in values)
+
+
+def with_voxel(value: float, dtype: type = np.float32) -> np.ndarray:
+    """A ramp with another value in one voxel."""
+    volume = ramp(dtype=dtype)
+    volume[1, 2, 3] = value
+    return volume
+
+
+def shifted(millimetres: float) -> np.ndarray:
+    """An affine whose volume lies so far along the third axis."""
+    affine = np.eye(4)
+    affine[2, 3] = millimetres
+    return affine
