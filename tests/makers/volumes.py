@@ -17,6 +17,13 @@ def ramp(shape: tuple[int, ...] = (5, 6, 4), dtype: type = np.int16) -> np.ndarr
     return np.arange(np.prod(shape)).reshape(shape).astype(dtype)
 
 
+def with_voxel(value: float, dtype: type = np.float32) -> np.ndarray:
+    """A ramp with another value in one voxel."""
+    volume = ramp(dtype=dtype)
+    volume[1, 2, 3] = value
+    return volume
+
+
 def oblique_affine(
     spacing: tuple[float, float, float] = (0.5, 0.7, 3.0), degrees: float = 12.0, axes: str = "RAS"
 ) -> np.ndarray:
@@ -32,6 +39,13 @@ def oblique_affine(
         axis, sign = directions[letter]
         affine[:3, stored] = rotation[:, axis] * sign * step
     affine[:3, 3] = (-31.25, 12.5, 7.0)
+    return affine
+
+
+def shifted(millimetres: float) -> np.ndarray:
+    """An affine whose volume lies so far along the third axis."""
+    affine = np.eye(4)
+    affine[2, 3] = millimetres
     return affine
 
 
@@ -152,17 +166,3 @@ def write_dicom_series(
 
 def _decimals(values: object) -> str:
     return "\\".join(f"{value:.10g}" for value in values)
-
-
-def with_voxel(value: float, dtype: type = np.float32) -> np.ndarray:
-    """A ramp with another value in one voxel."""
-    volume = ramp(dtype=dtype)
-    volume[1, 2, 3] = value
-    return volume
-
-
-def shifted(millimetres: float) -> np.ndarray:
-    """An affine whose volume lies so far along the third axis."""
-    affine = np.eye(4)
-    affine[2, 3] = millimetres
-    return affine

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -128,22 +129,35 @@ def stop_after(
             run(folders, folder, *words)
 
 
-@pytest.mark.parametrize("layout", ["false", "true"], ids=["contiguous", "channels_last"])
+class Whole(NamedTuple):
+    """A run that was not stopped: its words, folder and summary."""
+
+    words: tuple[str, ...]
+    folder: Path
+    summary: dict
+
+
+@pytest.fixture(scope="module", params=["false", "true"], ids=["contiguous", "channels_last"])
+def whole(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Whole:
+    words = ("strategy=dsl_msc_mjap", "training.validate_every_steps=2", f"training.channels_last={request.param}")
+    folder = tmp_path_factory.mktemp("whole") / "out"
+    return Whole(words, folder, run(folders, folder, *words))
+
+
 @pytest.mark.parametrize("stops", [(3,), (6,), (8, 3)], ids=str)  # in the auto-encoder, in segmentation, in both
 def test_a_run_that_was_stopped_ends_with_the_same_bits(
-    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: tuple[int, ...], layout: str
+    folders: dict[str, Path], whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: tuple[int, ...]
 ) -> None:
-    words = ("strategy=dsl_msc_mjap", "training.validate_every_steps=2", f"training.channels_last={layout}")
-    whole = run(folders, tmp_path / "whole", *words)
     for stop in stops:
-        stop_after(monkeypatch, stop, folders, tmp_path / "stopped", *words)
-    resumed = run(folders, tmp_path / "stopped", *words)
+        stop_after(monkeypatch, stop, folders, tmp_path / "stopped", *whole.words)
+    resumed = run(folders, tmp_path / "stopped", *whole.words)
     for name in ("autoencoder", "all_sites"):
-        one, other = model(tmp_path / "whole", name), model(tmp_path / "stopped", name)
+        one, other = model(whole.folder, name), model(tmp_path / "stopped", name)
         assert all(torch.equal(one[key], other[key]) for key in one)
-    assert lines(tmp_path / "stopped") == lines(tmp_path / "whole")
+    assert lines(tmp_path / "stopped") == lines(whole.folder)
     one, other = (
-        {key: value for key, value in each.items() if key not in ("seconds", "begun")} for each in (whole, resumed)
+        {key: value for key, value in each.items() if key not in ("seconds", "begun")}
+        for each in (whole.summary, resumed)
     )
     assert one == other
     assert not list((tmp_path / "stopped" / "checkpoints").glob("*.resume.*"))
