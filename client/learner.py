@@ -35,8 +35,10 @@ from mtmd_core.training import (
     Recipe,
     build_optimiser,
     compute_gradients,
+    decayed,
     load_optimiser_tensors,
     optimiser_tensors,
+    set_learning_rate,
     train,
 )
 from mtmd_core.update_encoding import FLOAT32, INT8, encode_update, what_was_lost
@@ -80,8 +82,17 @@ class Learner:
         # In lock-step the server steps for what is shared.
         own = [named[n] for n in self.partition.private if n in named] if plan.lockstep_weight else named.values()
         self.optimiser = build_optimiser(own, plan.learning_rate, plan.optimiser)
-        self.recipe = Recipe(plan.share, plan.learning_rate, plan.seed, plan.augment, plan.autocast, plan.optimiser)
         self.sources = {self.space.domain: [data.source(self.split.train, self.space.offset)]}
+        self.recipe = Recipe(
+            plan.share,
+            plan.learning_rate,
+            plan.seed,
+            plan.augment,
+            plan.autocast,
+            plan.optimiser,
+            plan.learning_rate_decay,
+            plan.rounds * self.steps(plan),
+        )
         classes = {self.space.domain: self.space.classes}
         self.reconstructs = plan.network == AUTOENCODER
         self.forward: Forward = Reconstruct(classes) if self.reconstructs else segment
@@ -193,6 +204,7 @@ class Learner:
         for group in self.optimiser.param_groups:
             for parameter in group["params"]:
                 parameter.grad.mul_(plan.lockstep_weight)
+        set_learning_rate(self.optimiser, decayed(plan.learning_rate, plan.learning_rate_decay, step, plan.rounds))
         self.optimiser.step()
         named = dict(self.network.named_parameters())
         self.contribution = Contribution(

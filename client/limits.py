@@ -5,7 +5,16 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from mtmd_core.config import AUTOENCODER, DTYPES, IMAGENET, NO_WEIGHTS, OPTIMISERS, UPDATE_ENCODINGS, NetworkConfig
+from mtmd_core.config import (
+    AUTOENCODER,
+    DECAYS,
+    DTYPES,
+    IMAGENET,
+    NO_WEIGHTS,
+    OPTIMISERS,
+    UPDATE_ENCODINGS,
+    NetworkConfig,
+)
 from mtmd_core.errors import ConfigurationError, SiteError
 from mtmd_core.networks.build import count_parameters
 from mtmd_core.networks.memory import training_bytes
@@ -18,6 +27,13 @@ from .prior import autoencoder_plan
 MEGABYTE = 1_000_000
 TELLING_FRACTION = 0.1
 """Of a round's time: a pace is measured that long before a round is refused for it, so that a moment's delay refuses none."""
+
+_CHOICES = {
+    "optimiser": OPTIMISERS,
+    "learning_rate_decay": DECAYS,
+    "dtype": DTYPES,
+    "update_encoding": UPDATE_ENCODINGS,
+}
 
 
 class RefusedPlanError(ConfigurationError):
@@ -122,12 +138,17 @@ def check_plan(plan: RoundPlan, strategies: tuple[str, ...], lockstep: bool) -> 
         raise RefusedPlanError(
             f"the plan's encoder_weights is '{plan.encoder_weights}'; a site takes {IMAGENET} or {NO_WEIGHTS} alone"
         )
-    for word, known in (("optimiser", OPTIMISERS), ("dtype", DTYPES), ("update_encoding", UPDATE_ENCODINGS)):
+    for word, known in _CHOICES.items():
         if getattr(plan, word) not in known:
             raise RefusedPlanError(f"the plan's {word} is '{getattr(plan, word)}'; a site knows {', '.join(known)}")
     _check_numbers(plan, ("round", "local_steps", "share", "slice_size", "width"), least=1)
     _check_numbers(plan, ("fold", "calibration_batches", "best_round", "rounds", "label_offset", "label_classes"))
     _check_numbers(plan, ("local_epochs", "proximal_mu", "lockstep_weight", "learning_rate"))
+    if plan.learning_rate_decay != DECAYS[0] and plan.round > plan.rounds:
+        raise RefusedPlanError(
+            f"the plan's learning_rate_decay is '{plan.learning_rate_decay}' over {plan.rounds} rounds, and this is round "
+            f"{plan.round}"
+        )
     if plan.lockstep_weight > 1:
         raise RefusedPlanError(
             f"the plan's lockstep_weight is {plan.lockstep_weight}; it is a site's share of all, at most 1"

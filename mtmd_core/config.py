@@ -13,6 +13,7 @@ from mtmd_core.prototypes import MINIMUM
 
 MODES = ("centralised", "federated")
 OPTIMISERS = ("adam", "sgd")
+DECAYS = ("none", "linear")
 SERVER_OPTIMISERS = {
     "fedavg": ("learning_rate",),
     "fedavgm": ("learning_rate", "momentum"),
@@ -84,6 +85,8 @@ class DataConfig:
 class TrainingConfig:
     """One optimisation. ``steps`` overrides ``epochs``; the batch is the total over all domains.
 
+    ``learning_rate_decay`` is ``none`` (the paper) or ``linear``: the rate falls to 0 in equal parts over all steps.
+
     ``optimiser`` is ``adam`` (the paper) or ``sgd`` (plain, no momentum). ``dtype`` is that of parameters and of all that is
     computed: ``float64`` takes twice the time and memory and shows what is rounding.
 
@@ -95,6 +98,7 @@ class TrainingConfig:
     epochs: int = 6
     steps: int | None = None
     learning_rate: float = 5e-4
+    learning_rate_decay: str = "none"
     optimiser: str = "adam"
     dtype: str = "float32"
     augment: bool = True
@@ -129,6 +133,7 @@ class AutoencoderConfig:
     epochs: int = 8
     steps: int | None = None
     learning_rate: float = 1e-4
+    learning_rate_decay: str = "none"
     model: str | None = None
 
 

@@ -5,6 +5,7 @@ from dataclasses import fields
 from operator import attrgetter
 
 from mtmd_core.config import (
+    DECAYS,
     DTYPES,
     IMAGENET,
     LADDER_VARIANTS,
@@ -34,6 +35,8 @@ CHOICES = {
     "mode": MODES,
     "network.name": NETWORKS,
     "training.optimiser": OPTIMISERS,
+    "training.learning_rate_decay": DECAYS,
+    "autoencoder.learning_rate_decay": DECAYS,
     "training.dtype": DTYPES,
     "device": DEVICES,
     "data.slice_axis": SLICE_AXES,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from mtmd_core.config import AUTOENCODER, NetworkConfig, RunConfig
 from mtmd_core.seeds import derive_seed
 from mtmd_core.strategies import Contrast, strategy_named
+from mtmd_core.training import decayed
 from mtmd_core.wire import ContrastPlan
 
 
@@ -21,6 +22,7 @@ class Phase:
     batch_size: int
     batch_word: str
     learning_rate: float
+    learning_rate_decay: str
     seed: int
     contrast: ContrastPlan | None
 
@@ -28,6 +30,10 @@ class Phase:
     def rounds_word(self) -> str:
         """The word of the configuration that says how many rounds there are."""
         return f"federation.{self.part}_rounds" if self.part else "federation.rounds"
+
+    def rate_in_lockstep(self, round_: int) -> float:
+        """The learning rate of a round that is one step of training, counted from 1."""
+        return decayed(self.learning_rate, self.learning_rate_decay, round_ - 1, self.rounds)
 
     def run(self, name: str) -> str:
         """What the sites know this training by: each phase is a run of its own to them, with its own rounds and memory."""
@@ -45,6 +51,7 @@ def segmentation_phase(config: RunConfig) -> Phase:
         batch_size=config.training.batch_size,
         batch_word="training.batch_size",
         learning_rate=config.training.learning_rate,
+        learning_rate_decay=config.training.learning_rate_decay,
         seed=config.seed,
         contrast=_contrast_plan(config, contrast, weight),
     )
@@ -63,6 +70,7 @@ def autoencoder_phase(config: RunConfig) -> Phase | None:
         batch_size=own.batch_size,
         batch_word="autoencoder.batch_size",
         learning_rate=own.learning_rate,
+        learning_rate_decay=own.learning_rate_decay,
         seed=derive_seed(config.seed, AUTOENCODER),
         contrast=_contrast_plan(config, strategy.autoencoder_contrast, config.loss.autoencoder_msc_weight),
     )

@@ -162,6 +162,7 @@ class Plans:
             tell_slices=config.federation.site_weights == "slices",
             lockstep_weight=1.0 / len(self.sites) if config.federation.lockstep else 0.0,
             rounds=self.phase.rounds,
+            learning_rate_decay=self.phase.learning_rate_decay,
         )
 
     @staticmethod

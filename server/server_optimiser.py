@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mtmd_core.arrays import as_tensor
 from mtmd_core.config import RunConfig
-from mtmd_core.training import build_optimiser, load_optimiser_tensors, optimiser_tensors
+from mtmd_core.training import build_optimiser, load_optimiser_tensors, optimiser_tensors, set_learning_rate
 from mtmd_core.wire import GRADIENT, SHARED
 
 from .run_store import Arrays
@@ -43,13 +43,14 @@ class ServerOptimiser:
         }
         self._optimiser = build(list(self._parameters.values())) if build is not None and self._parameters else None
 
-    def step(self, shared: Arrays, mean: Arrays, record: str) -> Arrays:
+    def step(self, shared: Arrays, mean: Arrays, record: str, learning_rate: float | None = None) -> Arrays:
         """The shared parameters after a round.
 
         Args:
             shared: what the round began with.
             mean: the average of what sites brought; the same names and shapes.
             record: what that was: ``SHARED`` (trained parameters), ``UPDATE`` or ``GRADIENT``.
+            learning_rate: of this step, where it is not the optimiser's own.
         """
         stepped = {}
         for name, before in shared.items():
@@ -60,6 +61,8 @@ class ServerOptimiser:
             parameter.data.copy_(as_tensor(before))
             parameter.grad = torch.from_numpy(_gradient(before, mean[name], record))
         if self._optimiser is not None:
+            if learning_rate is not None:
+                set_learning_rate(self._optimiser, learning_rate)
             self._optimiser.step()
         return {
             name: stepped[name] if name in stepped else self._parameters[name].detach().numpy().copy()

@@ -137,7 +137,8 @@ class DomainStrategy(Strategy):
         metrics = {reply.site: reply.metrics for reply in admitted}
         self._note_validation(round_ - 1, metrics)
         if self.plans.expected:
-            self.shared = self.optimiser.step(self.shared, mean, self.plans.contribution)
+            rate = self.plans.phase.rate_in_lockstep(round_) if self.plans.config.federation.lockstep else None
+            self.shared = self.optimiser.step(self.shared, mean, self.plans.contribution, rate)
         self.finished = round_
         self._record(admitted)
         self.on_round(round_, metrics)

@@ -71,7 +71,14 @@ class Pool:
         training = self.config.training
         share = share_of_batch(schedule.batch_size, len(self.sites))
         return Recipe(
-            share, schedule.learning_rate, seed, training.augment, training.autocast, optimiser=training.optimiser
+            share,
+            schedule.learning_rate,
+            seed,
+            training.augment,
+            training.autocast,
+            training.optimiser,
+            schedule.learning_rate_decay,
+            self.steps(schedule),
         )
 
     def evaluate(self, network: nn.Module, part: str) -> dict[str, SiteScores]:

@@ -44,6 +44,8 @@ def site(tmp_path: Path) -> Site:
         ({"local_steps": 0}, "local_steps is 0"),
         ({"share": -1}, "share is -1"),
         ({"optimiser": "yogi"}, "optimiser is 'yogi'; a site knows adam, sgd"),
+        ({"learning_rate_decay": "cosine"}, "learning_rate_decay is 'cosine'; a site knows none, linear"),
+        ({"learning_rate_decay": "linear"}, "'linear' over 0 rounds, and this is round 1"),
         ({"dtype": "float16"}, "a site knows float32, float64"),
         ({"update_encoding": "int4"}, "a site knows float32, bfloat16, int8"),
         ({"local_epochs": -1}, "local_epochs is -1"),

@@ -34,6 +34,8 @@ from mtmd_core.federation_checks import share_of_batch
         ("training.learning_rate=0", "between 0 and 1"),
         ("training.learning_rate=nan", "between 0 and 1"),
         ("training.optimiser=sdg", "training.optimiser=sdg is not known; did you mean 'sgd'?"),
+        ("training.learning_rate_decay=liner", "did you mean 'linear'?"),
+        ("autoencoder.learning_rate_decay=poly", "autoencoder.learning_rate_decay=poly is not known"),
         ("training.dtype=float16", "training.dtype=float16 is not known; did you mean 'float64'?"),
         ("training.batch_size=0", "training.batch_size is 0; it must be at least 1"),
         ("federation.site_weights=size", "federation.site_weights=size is not known; did you mean"),

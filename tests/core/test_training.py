@@ -1,5 +1,6 @@
 import copy
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,6 +94,20 @@ def test_training_in_two_parts_from_disk_is_training_in_one_bit_for_bit(tmp_path
     ours, theirs = optimiser_tensors(network, second), optimiser_tensors(whole, optimiser)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_under_linear_decay_the_last_of_four_steps_is_a_quarter_of_the_first():
+    """Gradient descent: a step is the rate times the gradient of Eq. 1 on that step's batch."""
+    recipe = replace(RECIPE, optimiser="sgd", decay="linear", steps=4)
+    for step in range(4):
+        network, _ = start()
+        before = copy.deepcopy(network)
+        train(network, build_optimiser(network, recipe.learning_rate, "sgd"), sources(), recipe, range(step, step + 1))
+        batch = draw_batch(sources(), recipe.seed, step, recipe.share)
+        domain_cross_entropy(before(batch.images, batch.shares).logits, batch.labels).backward()
+        rate = 1e-2 * (4 - step) / 4
+        for (name, moved), parameter in zip(network.named_parameters(), before.parameters(), strict=True):
+            torch.testing.assert_close(moved.data, parameter.data - rate * parameter.grad, rtol=0, atol=1e-8, msg=name)
 
 
 def test_an_optimisers_state_is_filed_by_parameter_and_copied():

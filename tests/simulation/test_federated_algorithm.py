@@ -199,13 +199,13 @@ def test_fedprox_keeps_sites_nearer_to_what_they_received(folders: dict[str, Pat
     assert distances[10.0] < 0.9 * distances[0.0]
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+@pytest.mark.parametrize(("optimiser", "decay"), [("sgd", "none"), ("adam", "none"), ("adam", "linear")])
 def test_in_lockstep_the_federation_is_pooled_training(
-    folders: dict[str, Path], tmp_path: Path, optimiser: str
+    folders: dict[str, Path], tmp_path: Path, optimiser: str, decay: str
 ) -> None:
     """At 32 pixels: at 16 the deepest normalisation is over two values, whose sign is all that it leaves."""
     words = ("federation.local_steps=1", "federation.lockstep=true", "federation.rounds=5", "training.dtype=float64")
-    words += ("data.slice_size=32",)
+    words += ("data.slice_size=32", f"training.learning_rate_decay={decay}", "training.steps=5")
     run = Run(folders, tmp_path, *words, f"training.optimiser={optimiser}", "federation.calibration_batches=0")
     config = run.config
     pool = Pool(
@@ -220,6 +220,19 @@ def test_in_lockstep_the_federation_is_pooled_training(
             torch.testing.assert_close(tensor, network.get_parameter(name), rtol=0, atol=1e-10, msg=name)
     moved = max(float((tensor.detach() - initial[name]).abs().max()) for name, tensor in network.named_parameters())
     assert moved > {"sgd": 1e-7, "adam": 1e-3}[optimiser]
+
+
+def test_the_learning_rate_of_sites_falls_over_the_steps_of_all_rounds(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """The knee has more slices, and so more steps a round."""
+    words = ("federation.local_epochs=1", "federation.rounds=3", "training.learning_rate=0.01")
+    run = Run(folders, tmp_path, *words, "training.learning_rate_decay=linear")
+    steps = {site: run.came(3)[site].content["metrics"]["steps"] for site in folders}
+    assert steps["knee"] > steps["ankle"]
+    for name, site in run.sites.items():
+        (group,) = site.learner.optimiser.param_groups
+        assert group["lr"] == pytest.approx(0.01 / (3 * steps[name])), name
 
 
 def test_a_site_takes_part_in_lockstep_only_where_it_is_a_simulations(folders: dict[str, Path], tmp_path: Path) -> None:
