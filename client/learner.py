@@ -35,7 +35,6 @@ from mtmd_core.training import (
     Recipe,
     build_optimiser,
     compute_gradients,
-    decayed,
     load_optimiser_tensors,
     optimiser_tensors,
     set_learning_rate,
@@ -84,14 +83,14 @@ class Learner:
         self.optimiser = build_optimiser(own, plan.learning_rate, plan.optimiser)
         self.sources = {self.space.domain: [data.source(self.split.train, self.space.offset)]}
         self.recipe = Recipe(
-            plan.share,
-            plan.learning_rate,
-            plan.seed,
-            plan.augment,
-            plan.autocast,
-            plan.optimiser,
-            plan.learning_rate_decay,
-            plan.rounds * self.steps(plan),
+            share=plan.share,
+            learning_rate=plan.learning_rate,
+            seed=plan.seed,
+            augment=plan.augment,
+            autocast=plan.autocast,
+            optimiser=plan.optimiser,
+            decay=plan.learning_rate_decay,
+            steps=plan.rounds * self.steps(plan),
         )
         classes = {self.space.domain: self.space.classes}
         self.reconstructs = plan.network == AUTOENCODER
@@ -204,7 +203,7 @@ class Learner:
         for group in self.optimiser.param_groups:
             for parameter in group["params"]:
                 parameter.grad.mul_(plan.lockstep_weight)
-        set_learning_rate(self.optimiser, decayed(plan.learning_rate, plan.learning_rate_decay, step, plan.rounds))
+        set_learning_rate(self.optimiser, self.recipe.rate(step))
         self.optimiser.step()
         named = dict(self.network.named_parameters())
         self.contribution = Contribution(

@@ -34,6 +34,7 @@ _CHOICES = {
     "dtype": DTYPES,
     "update_encoding": UPDATE_ENCODINGS,
 }
+"""Words of a plan → what a site knows."""
 
 
 class RefusedPlanError(ConfigurationError):

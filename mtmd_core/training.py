@@ -15,6 +15,21 @@ LOSS = "loss"
 """Name of the sum of all terms."""
 
 
+def decayed(learning_rate: float, decay: str, step: int, steps: int) -> float:
+    """The learning rate of a step: as it is, or under ``linear`` decay falling in equal parts, to reach 0 after the last step.
+
+    Args:
+        learning_rate: of the first step.
+        decay: ``none`` or ``linear``.
+        step: counted from 0.
+        steps: of the whole training.
+
+    >>> [decayed(0.1, "linear", step, 4) for step in (0, 2, 3)]
+    [0.1, 0.05, 0.025]
+    """
+    return learning_rate * (1 - step / steps) if decay == "linear" else learning_rate
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What a step needs besides network, data and objective.
@@ -31,20 +46,9 @@ class Recipe:
     decay: str = "none"
     steps: int = 0
 
-
-def decayed(learning_rate: float, decay: str, step: int, steps: int) -> float:
-    """The learning rate of a step: as it is, or under ``linear`` decay falling in equal parts, to reach 0 after the last step.
-
-    Args:
-        learning_rate: of the first step.
-        decay: ``none`` or ``linear``.
-        step: counted from 0.
-        steps: of the whole training.
-
-    >>> [decayed(0.1, "linear", step, 4) for step in (0, 2, 3)]
-    [0.1, 0.05, 0.025]
-    """
-    return learning_rate * (1 - step / steps) if decay == "linear" else learning_rate
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        return decayed(self.learning_rate, self.decay, step, self.steps)
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, learning_rate: float) -> None:
@@ -87,7 +91,7 @@ def train(
     totals: dict[str, float] = {}
     for step in steps:
         batch = draw_batch(sources, recipe.seed, step, recipe.share, recipe.augment, like.device, like.dtype)
-        set_learning_rate(optimiser, decayed(recipe.learning_rate, recipe.decay, step, recipe.steps))
+        set_learning_rate(optimiser, recipe.rate(step))
         losses = train_step(network, optimiser, batch, recipe.autocast, objective)
         for name, value in losses.items():
             totals[name] = totals.get(name, 0.0) + value

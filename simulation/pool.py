@@ -71,14 +71,14 @@ class Pool:
         training = self.config.training
         share = share_of_batch(schedule.batch_size, len(self.sites))
         return Recipe(
-            share,
-            schedule.learning_rate,
-            seed,
-            training.augment,
-            training.autocast,
-            training.optimiser,
-            schedule.learning_rate_decay,
-            self.steps(schedule),
+            share=share,
+            learning_rate=schedule.learning_rate,
+            seed=seed,
+            augment=training.augment,
+            autocast=training.autocast,
+            optimiser=training.optimiser,
+            decay=schedule.learning_rate_decay,
+            steps=self.steps(schedule),
         )
 
     def evaluate(self, network: nn.Module, part: str) -> dict[str, SiteScores]:
