@@ -13,6 +13,7 @@ from mtmd_core.config import AUTOENCODER, NetworkConfig
 from mtmd_core.data.batches import draw_batch
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.data.split import leave_one_out
+from mtmd_core.devices import to_device
 from mtmd_core.errors import RunFailedError, SiteError
 from mtmd_core.evaluation import SiteScores, evaluate_exams, reconstruction_dice
 from mtmd_core.models import ModelCard, SiteCard
@@ -74,8 +75,8 @@ class Learner:
         self.space = label_space(plan, data)
         self.split = leave_one_out(list(data.exams), plan.fold)
         network = NetworkConfig(plan.network, plan.width, plan.encoder_weights)
-        self.network = build_network(network, {self.space.domain: self.space.classes}, plan.seed)
-        self.network.to(device, getattr(torch, plan.dtype))
+        initial = build_network(network, {self.space.domain: self.space.classes}, plan.seed)
+        self.network = to_device(initial, device, plan.dtype, plan.channels_last)
         self.partition = partition(self.network, strategy_named(plan.strategy).sharing)
         named = dict(self.network.named_parameters())
         # In lock-step the server steps for what is shared.

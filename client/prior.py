@@ -8,6 +8,7 @@ import torch
 
 from mtmd_core.config import AUTOENCODER, NO_WEIGHTS, NetworkConfig
 from mtmd_core.data.site_data import SiteData
+from mtmd_core.devices import to_device
 from mtmd_core.errors import RunFailedError, SiteError
 from mtmd_core.networks.build import build_network
 from mtmd_core.objectives import PriorTerm
@@ -70,9 +71,8 @@ class SitePrior:
             )
         space = label_space(trained_by, data)
         classes = {space.domain: space.classes}
-        network = build_network(NetworkConfig(AUTOENCODER, plan.width), classes, plan.seed).to(
-            self.device, getattr(torch, visit.dtype)
-        )
+        initial = build_network(NetworkConfig(AUTOENCODER, plan.width), classes, plan.seed)
+        network = to_device(initial, self.device, visit.dtype, visit.channels_last)
         network.load_state_dict(tensors)
         self._term, self._plan = PriorTerm(network, classes, plan.weight), plan
         return self._term

@@ -90,7 +90,8 @@ class TrainingConfig:
     ``optimiser`` is ``adam`` (the paper) or ``sgd`` (plain, no momentum). ``dtype`` is that of parameters and of all that is
     computed: ``float64`` takes twice the time and memory and shows what is rounding.
 
-    ``channels_last``, ``autocast`` (bfloat16) and ``compile`` trade memory layout, precision and a slow start for speed;
+    ``channels_last``, ``autocast`` (bfloat16) and ``compile`` trade memory layout, precision and a slow start for speed, the last
+    on pooled data alone;
     ``deterministic`` makes CUDA repeat itself bit for bit, at some cost (on the CPU it always does).
     """
 

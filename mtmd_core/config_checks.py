@@ -130,10 +130,15 @@ def _check_training(config: RunConfig) -> None:
 
 
 def _check_what_sites_can_have(config: RunConfig) -> None:
-    """What is a strategy or a file of this machine alone cannot be asked of sites."""
+    """What is a strategy or a file of this machine alone, or takes a compiler, cannot be asked of sites."""
     if config.strategy not in FEDERATED_STRATEGIES:
         raise ConfigurationError(
             f"strategy={config.strategy} is for mode=centralised; mode=federated knows {', '.join(FEDERATED_STRATEGIES)}."
+        )
+    if config.training.compile:
+        raise ConfigurationError(
+            "training.compile is true, but compiling takes a C++ compiler and minutes at every site, and anew in each process: "
+            "it is for mode=centralised. Leave it out; training.channels_last and training.autocast make a site's steps faster."
         )
     if config.autoencoder.model is not None:
         raise ConfigurationError(

@@ -1,10 +1,11 @@
-"""Where tensors live and how many threads work on them."""
+"""Where tensors live, how they lie in memory, and how many threads work on them."""
 
 import contextlib
 import os
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from mtmd_core.errors import ConfigurationError
 
@@ -18,6 +19,21 @@ def choose_device(word: str) -> torch.device:
     if word == "cuda" and not torch.cuda.is_available():
         raise ConfigurationError("device=cuda, but PyTorch sees no CUDA device here; use device=auto or device=cpu.")
     return torch.device("cuda" if word == "cuda" or (word == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def to_device(network: nn.Module, device: torch.device, dtype: str, channels_last: bool) -> nn.Module:
+    """The network itself, moved to a device.
+
+    Args:
+        network: any; names, shapes and values of its state stay as they are.
+        device: where it computes from now on.
+        dtype: of its parameters and floating-point buffers, ``float32`` or ``float64``.
+        channels_last: whether kernels [C_out, C_in, H, W] lie in memory as [C_out, H, W, C_in]. Convolutions then make feature
+            maps that lie so too, whatever layout an image comes in, and are faster on current processors. Sums are made in
+            another order: the last bits are not those of the standard layout.
+    """
+    layout = torch.channels_last if channels_last else torch.preserve_format
+    return network.to(device, getattr(torch, dtype), memory_format=layout)
 
 
 _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")

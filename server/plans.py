@@ -163,6 +163,7 @@ class Plans:
             lockstep_weight=1.0 / len(self.sites) if config.federation.lockstep else 0.0,
             rounds=self.phase.rounds,
             learning_rate_decay=self.phase.learning_rate_decay,
+            channels_last=config.training.channels_last,
         )
 
     @staticmethod

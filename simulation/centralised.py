@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from mtmd_core.config import AUTOENCODER, NetworkConfig, RunConfig
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.data.split import Split
-from mtmd_core.devices import choose_device
+from mtmd_core.devices import choose_device, to_device
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.evaluation import SiteScores
 from mtmd_core.models import load_model, save_model
@@ -105,11 +104,10 @@ def trained_prior(config: RunConfig, sites: dict[str, SiteData], folder: Path, d
 
 
 def placed(network: nn.Module, config: RunConfig) -> nn.Module:
-    """The network on its device, in the memory layout of the configuration."""
-    layout = torch.channels_last if config.training.channels_last else torch.preserve_format
-    dtype = getattr(torch, config.training.dtype)
-    network = network.to(choose_device(config.device), dtype, memory_format=layout)
-    if config.training.compile:
+    """The network on its device, in the memory layout of the configuration, compiled where that is asked for."""
+    training = config.training
+    network = to_device(network, choose_device(config.device), training.dtype, training.channels_last)
+    if training.compile:
         network.compile()
     return network
 

@@ -25,6 +25,7 @@ WORDS = (
     "federation.rounds=2",
     "federation.autoencoder_rounds=2",
     "federation.validate_every_rounds=9",
+    "training.channels_last=true",  # memory's layout must come back after a client's end too
     "federation.update_encoding=int8",  # what rounding left behind is a site's to keep, over its end too
 )
 

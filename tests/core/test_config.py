@@ -243,6 +243,7 @@ THREE = "sites={ankle: /a, knee: /b, shoulder: /c}"
         ),
         (["federation.proximal_mu=0.1", "federation.local_steps=1"], "its gradient is zero where a round begins"),
         (["federation.update_encoding=int8", "training.dtype=float64"], "leave one out"),
+        (["mode=federated", "training.compile=true"], "it is for mode=centralised. Leave it out"),
         (["strategy=individual", "federation.update_encoding=int8"], "strategy=individual shares nothing"),
         (
             ["strategy=individual", "federation.server_optimiser.name=fedadam"],

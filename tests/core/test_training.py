@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from mtmd_core.config import NetworkConfig
 from mtmd_core.data.batches import SliceSource, draw_batch
-from mtmd_core.devices import autocast, be_deterministic, choose_device
+from mtmd_core.devices import autocast, be_deterministic, choose_device, to_device
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.losses.cross_entropy import domain_cross_entropy
 from mtmd_core.networks.build import build_network
@@ -186,6 +187,19 @@ def test_the_device_is_what_was_asked_for_or_an_error():
     else:
         with pytest.raises(ConfigurationError, match="sees no CUDA device"):
             choose_device("cuda")
+
+
+@pytest.mark.parametrize(("channels_last", "strides"), [(False, (36, 9, 3, 1)), (True, (36, 1, 12, 4))])
+def test_the_layout_of_kernels_is_what_was_asked_for_and_their_values_stay(channels_last, strides):
+    network = nn.Conv2d(4, 8, 3)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert to_device(network, torch.device("cpu"), "float64", channels_last) is network
+    assert network.weight.stride() == strides
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name].double())
+    assert network(torch.randn(2, 4, 8, 8).double()).is_contiguous(
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format
+    )
 
 
 def test_autocast_is_bf16_where_enabled():

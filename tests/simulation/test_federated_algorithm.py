@@ -102,10 +102,12 @@ def test_what_was_sent_is_what_is_aggregated_and_private_tensors_are_not_among_i
     assert sum(array.nbytes for array in reply.values()) < 0.75 * full  # a network this narrow has many vectors
 
 
-def test_what_rounding_kept_back_is_sent_later(folders: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("channels_last", ["false", "true"])
+def test_what_rounding_kept_back_is_sent_later(folders: dict[str, Path], tmp_path: Path, channels_last: str) -> None:
     """The first two replies of a site, recomputed from its own trained weights: Q(Δ₁), then Q(Δ₂ + Δ₁ − Q(Δ₁))."""
     trained: dict[int, dict[str, np.ndarray]] = {}
-    config = compose("simulate", run_words(folders, "federation.update_encoding=int8", "federation.rounds=2"))
+    words = ("federation.update_encoding=int8", "federation.rounds=2", f"training.channels_last={channels_last}")
+    config = compose("simulate", run_words(folders, *words))
     sites = open_sites(folders, tmp_path / "cache")
     grid = RecordingGrid(sites)
 
@@ -247,6 +249,7 @@ def test_a_site_takes_part_in_lockstep_only_where_it_is_a_simulations(folders: d
     [
         (f"{OPTIMISER}.name=fedadam", "federation.update_encoding=int8", "federation.participation=0.67"),
         (f"{OPTIMISER}.name=fedavgm", "federation.update_encoding=bfloat16", "federation.proximal_mu=0.1"),
+        ("training.channels_last=true", "federation.update_encoding=int8", "federation.proximal_mu=0.1"),
         ("federation.update_encoding=int8", "strategy=shared", "federation.local_epochs=1"),
     ],
 )
