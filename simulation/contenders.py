@@ -23,6 +23,7 @@ from mtmd_core.statistics import (
 from .comparison import REFERENCE, empty_if_undefined
 from .slice_scores import METRICS as SLICE_METRICS
 from .slice_scores import read_slices, together
+from .tested_exams import same_exams
 
 MEAN = "mean of sites"
 Spread = dict[str, dict[str, float | None]]  # metric → "mean" and "deviation"
@@ -65,8 +66,9 @@ def compare(contenders: Sequence[Contender]) -> dict[str, Any]:
 
     Returns:
         ``methods``: a list, in the order given, of each one's facts and of its scores as fractions and mm;
-        ``differences`` of Dice in percentage points to the method that ``reference_of`` names, paired over folds, or over
-        sites where there is one fold; ``slice_statistics``: those of Table 4 of the paper; ``curves``: title → points of
+        ``differences`` of Dice in percentage points to the method that ``reference_of`` names, paired over the folds that
+        both tested on the same exams, or over sites where there is one such fold, and ``other_exams``, the folds that they did
+        not; ``slice_statistics``: those of Table 4 of the paper; ``curves``: title → points of
         training steps and mean validation Dice; ``similarities`` of embeddings within and between sites at every scale.
     """
     return {
@@ -146,12 +148,13 @@ def _differences(contender: Contender, reference: Contender | None) -> list[dict
     lines = [_difference(contender, reference, site) for site in sites]
     if sites == contender.sites == reference.sites:
         lines.append(_difference(contender, reference, MEAN))
-    return [line for line in lines if line["mean"] is not None]
+    return [line for line in lines if line["mean"] is not None or line["other_exams"]]
 
 
 def _difference(contender: Contender, reference: Contender, site: str) -> dict[str, Any]:
     own, other = contender.dice(site), reference.dice(site)
-    folds = sorted(own.keys() & other.keys())
+    both = sorted(own.keys() & other.keys())
+    folds = [fold for fold in both if _same_tests(contender, reference, fold, site)]
     pairs, over = ([own[fold] for fold in folds], [other[fold] for fold in folds]), "folds"
     if len(folds) == 1 and site == MEAN:
         pairs = tuple([each.dice(name)[folds[0]] for name in contender.sites] for each in (contender, reference))
@@ -166,15 +169,23 @@ def _difference(contender: Contender, reference: Contender, site: str) -> dict[s
         "high": empty_if_undefined(found.high),
         "pairs": found.count,
         "over": over,
+        "other_exams": [fold for fold in both if fold not in folds],
     }
 
 
+def _same_tests(contender: Contender, reference: Contender, fold: int, site: str) -> bool:
+    """Whether two methods' test exams of a site, or of every site, are the same ones in a fold."""
+    sites = contender.sites if site == MEAN else [site]
+    return same_exams(contender.finished[fold], reference.finished[fold], sites)
+
+
 def _slices(contender: Contender, reference: Contender | None) -> list[dict[str, Any]]:
-    """A line a 2D metric over the slices of all sites and folds; against the reference over what both have."""
+    """A line a 2D metric over the slices of all sites and folds; against the reference over the exams that both have."""
     own = {fold: read_slices(contender.runs[fold][0]) for fold in contender.finished}
     other = {} if reference is None else {f: read_slices(reference.runs[f][0]) for f in reference.finished if f in own}
     pooled = together(each for sites in own.values() for each in sites.values())
-    common = [(fold, site) for fold, sites in other.items() for site in sites if site in own[fold]]
+    both = [(fold, site) for fold, sites in other.items() for site in sites if site in own[fold]]
+    common = [(fold, site) for fold, site in both if _same_tests(contender, reference, fold, site)]
     lines = []
     for metric in SLICE_METRICS:
         found = spread(pooled[metric])

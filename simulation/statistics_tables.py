@@ -25,9 +25,10 @@ def difference(mean: float | None, low: float | None, high: float | None) -> Num
 
 
 def differences(lines: Lines) -> Html:
-    """A row a method, a column a site, and a chart of the mean of sites."""
+    """A row a method, a column a site, a chart of the mean of sites, and what could not be paired."""
     if not lines:
         return Html()
+    unpaired, lines = _unpaired(lines), [line for line in lines if line["mean"] is not None]
     of_means = [line for line in lines if line["site"] == MEAN]
     chart = interval_chart(
         "Difference of Dice, mean of sites, percentage points, with its 95 % interval",
@@ -42,12 +43,33 @@ def differences(lines: Lines) -> Html:
         last = list(own.values())[-1]
         cells = (difference(own[s]["mean"], own[s]["low"], own[s]["high"]) if s in own else None for s in sites)
         rows.append([method, reference, *cells, Number(f"{number(last['pairs'])} {last['over']}")])
+    if not rows:
+        return unpaired
     shown = table("Paired differences of Dice, percentage points", ["Method", "against", *sites, "Pairs"], rows)
     note = (
         "With a 95 % interval: Student's t over folds, or, of the mean of sites, over sites where there is one fold. One pair "
         "has no interval, and an interval over few pairs is wide."
     )
-    return join([chart, shown, element("p", note, class_="note")])
+    return join([chart, shown, element("p", note, class_="note"), unpaired])
+
+
+def _unpaired(lines: Lines) -> Html:
+    """Which folds give no differences, since the two methods were tested on exams that are not the same."""
+    places: dict[tuple[str, tuple[int, ...]], dict[str, None]] = {}
+    for line in lines:
+        if line["other_exams"]:
+            what = f"{line['method']} against {line['reference']}"
+            places.setdefault((what, tuple(line["other_exams"])), {})[line["site"]] = None
+    if not places:
+        return Html()
+    said = (
+        element(
+            "li", f"{what}: {', '.join(sites)}, {'fold' if len(folds) == 1 else 'folds'} {', '.join(map(str, folds))}"
+        )
+        for (what, folds), sites in places.items()
+    )
+    reason = "No difference is given where two methods were not tested on the same exams: it would be one of exams too."
+    return join([element("p", reason, class_="note"), element("ul", *said)])
 
 
 def slice_statistics(lines: Lines) -> Html:
@@ -60,7 +82,8 @@ def slice_statistics(lines: Lines) -> Html:
     ]
     note = (
         "Slices of all sites and folds together. To 84th, to 16th: from the mean to these percentiles. p normal: D'Agostino and "
-        f"Pearson. p same: Kolmogorov–Smirnov against the method that is named, * below {ALPHA}."
+        "Pearson. p same: Kolmogorov–Smirnov against the method that is named, over the exams that both were tested on, * below "
+        f"{ALPHA}."
     )
     return join([*shown, element("p", note, class_="note")]) if lines else Html()
 

@@ -16,10 +16,17 @@ SLICES = 12
 
 
 def finish(planned: PlannedRun, dice: float = 0.5) -> dict:
-    """Write a run whose sites all have this Dice, and 2D scores around it; returns its summary."""
+    """Write a run whose sites all have this Dice of their one test exam, and 2D scores around it; returns its summary."""
     tested = [site for site in sorted(planned.config.sites) if site != strategy_named(planned.config.strategy).source]
     scores = dict.fromkeys(METRICS_3D, dice)
-    summary = summarise_run({site: {"foreground_mean": dict(scores)} for site in tested}) | {"seconds": 1.0}
+    per_site = {
+        site: {
+            "foreground_mean": dict(scores),
+            "metric_per_case": [{"case": f"{site}_exam", "metrics": {"bone": dict(scores)}}],
+        }
+        for site in tested
+    }
+    summary = summarise_run(per_site) | {"seconds": 1.0}
     save_config(planned.config, planned.folder / CONFIG)
     write_json(planned.folder / SLICE_SCORES, {site: {f"{site}_exam": slices(dice)} for site in tested})
     write_json(planned.folder / SUMMARY, summary)
