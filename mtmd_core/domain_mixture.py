@@ -1,5 +1,6 @@
 """Prototypes of several domains side by side: mean exponentials of Eq. 5 under each of them, for many embeddings at a time."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -125,6 +126,35 @@ def mix(
 def _weighted_centres(prototype: Prototype) -> Tensor:
     """The components' weighted centres on the sphere, [C, E]."""
     return F.normalize(prototype.mean + prototype.weighted_centres @ prototype.directions, dim=1)
+
+
+def log_push(prototype: Prototype, temperature: float = 0.1) -> float:
+    """``log max_z ν Ẽ(z)`` over the embeddings z where a prototype pushes hardest as a negative, were it the only domain.
+
+    The maximum is over where Ẽ can be largest: the components' centres, plain and weighted, both ways along each direction, and
+    along the coordinate of the largest residual variance. Over a domain's own slices ``ν Ẽ(z)`` is 1 in the mean, whatever the
+    embeddings, since every D_a is the mean over them of what Ẽ sums.
+
+    Args:
+        prototype: of one domain at one scale.
+        temperature: τ of Eq. 5.
+    """
+    centres = F.normalize(prototype.mean + prototype.centres @ prototype.directions, dim=1)
+    spike = F.one_hot(prototype.residual.argmax(), len(prototype.residual))[None].to(prototype.directions)
+    axes = torch.cat([prototype.directions, spike])
+    tried = torch.cat([_weighted_centres(prototype), centres, axes, -axes])  # [2 C + 2 r + 2, E]
+    _, weighted = side_by_side({"": [prototype]}).log_mean_exponentials([tried], temperature)
+    return float(prototype.log_nu + weighted.max())
+
+
+def most_log_push(temperature: float) -> float:
+    """The most that :func:`log_push` may be: ``1/(4τ) + log 8``.
+
+    Embeddings that all have similarity c to a z between them have at least c² to each other in the mean, so that ν Ẽ(z) is at
+    most ``exp((c − c²)/τ) ≤ exp(1/(4τ))``; the eight is for what a mixture of few components gets wrong. At τ = 0.1 this is 4.6:
+    prototypes of networks before, in and after training reached 1.3, rings and clusters of drawn embeddings 2.9, noised ones 3.9.
+    """
+    return 1 / (4 * temperature) + math.log(8)
 
 
 def side_by_side(prototypes: Mapping[str, Sequence[Prototype]], by_size: bool = False) -> DomainMixture:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .domain_mixture import log_push, most_log_push
 from .prototype_summary import summarise
 from .prototypes import COMPONENTS, LOCAL, MINIMUM, Minimum, Prototype
 
@@ -109,8 +110,9 @@ def _drawn(mean: Tensor, covariance: Tensor, generator: torch.Generator) -> Tens
 
 
 def _counted(prototype: Prototype, slices: int, exams: int, temperature: float) -> Prototype:
-    """With the site's own counts, with ν as large as they allow, and with room for as many components as others have."""
-    most = math.log(slices) - 1 / temperature
+    """With the site's own counts, with ν at most as large as they and the moments allow, and with room for others' components."""
+    room = most_log_push(temperature) - log_push(prototype, temperature)
+    most = min(math.log(slices) - 1 / temperature, float(prototype.log_nu) + room)
 
     def padded(tensor: Tensor) -> Tensor:
         return torch.cat([tensor, torch.zeros(COMPONENTS - 1, *tensor.shape[1:])])

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .domain_mixture import log_push, most_log_push
 from .prototypes import COMPONENTS, MINIMUM, RANK, Minimum, Prototype
 from .wire import array_shape, misfit
 
@@ -14,6 +15,8 @@ COUNTS = "counts"
 """Name of the array of slices and exams, [2]; all other names are ``s<scale>/<field>``, scales counted from 1."""
 TOLERANCE = 1e-3
 """Of sums that are 1 or 0 in exact arithmetic."""
+MOST_SLICES = 1_000_000
+"""More than any site trains on; how hard a prototype may push, and its weight by size, grow with what it counts."""
 
 
 class Fault(StrEnum):
@@ -22,6 +25,7 @@ class Fault(StrEnum):
     WRONG_SHAPE = "arrays of another name, type or shape"
     NOT_FINITE = "not finite"
     TOO_FEW = "too few exams or slices"
+    TOO_MANY = "more slices than its site can have"
     MEAN_TOO_LONG = "a mean longer than any embedding"
     NEGATIVE_VARIANCE = "a negative variance"
     TOO_SPREAD = "a component wider than the sphere"
@@ -29,6 +33,7 @@ class Fault(StrEnum):
     NOT_SHARES = "shares that are negative or do not sum to 1"
     NOT_UNIT_NORM = "moments of embeddings that are not of unit norm"
     IMPOSSIBLE_NU = "an inverse denominator outside its bounds"
+    CONTRADICTED_NU = "an inverse denominator that the moments contradict"
 
 
 def array_shapes(
@@ -101,6 +106,7 @@ def refusal(
     sizes: Sequence[int],
     temperature: float = 0.1,
     minimum: Minimum = MINIMUM,
+    most_slices: int = MOST_SLICES,
 ) -> str | None:
     """Why a message holds no prototypes, with the scale; None if it does. Arguments as for :func:`fault_of`."""
     try:
@@ -108,25 +114,30 @@ def refusal(
     except ValueError as error:
         return str(error)
     for number, prototype in enumerate(prototypes, start=1):
-        fault = fault_of(prototype, temperature, minimum)
+        fault = fault_of(prototype, temperature, minimum, most_slices)
         if fault is not None:
             return f"{fault}: s{number}"
     return None
 
 
-def fault_of(prototype: Prototype, temperature: float = 0.1, minimum: Minimum = MINIMUM) -> Fault | None:
+def fault_of(
+    prototype: Prototype, temperature: float = 0.1, minimum: Minimum = MINIMUM, most_slices: int = MOST_SLICES
+) -> Fault | None:
     """The first thing that is wrong with a prototype of the right shapes; None if it can be one.
 
     Args:
         prototype: from whomever.
         temperature: τ of Eq. 5.
         minimum: exams and slices that it must count.
+        most_slices: that it may count: those of its site, where they are known.
     """
     if not all(bool(torch.isfinite(tensor).all()) for tensor in prototype.tensors().values()):
         return Fault.NOT_FINITE
     if prototype.exams < minimum.exams or prototype.slices < max(minimum.slices, prototype.exams):
         return Fault.TOO_FEW
     exact = {name: tensor.double() for name, tensor in prototype.tensors().items()}
+    if prototype.slices > min(most_slices, MOST_SLICES):
+        return Fault.TOO_MANY
     if float(exact["mean"].norm()) > 1 + TOLERANCE:
         return Fault.MEAN_TOO_LONG
     variances = torch.linalg.eigvalsh(exact["covariances"])
@@ -150,6 +161,8 @@ def fault_of(prototype: Prototype, temperature: float = 0.1, minimum: Minimum = 
     )  # a slice is in its own denominator: D lies in exp(1/τ) · [1/n, 1]
     if not -TOLERANCE <= excess <= np.log(prototype.slices) + TOLERANCE:
         return Fault.IMPOSSIBLE_NU
+    if log_push(prototype, temperature) > most_log_push(temperature) + TOLERANCE:
+        return Fault.CONTRADICTED_NU
     return None
 
 

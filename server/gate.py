@@ -13,6 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 
 from mtmd_core.arrays import all_finite
 from mtmd_core.errors import SiteError
+from mtmd_core.prototype_arrays import MOST_SLICES
 from mtmd_core.refusals import Reason
 from mtmd_core.update_encoding import FLOAT32, decode_update, sent_shapes
 from mtmd_core.wire import (
@@ -135,7 +136,7 @@ def _looked_at(message: Message, site: str, visit: Visit) -> Reply:
         return Reply(site, metrics, shared, size, norm=norm)
     try:
         prototypes, more = _arrays(content[PROTOTYPES], visit.shelf.expected, "prototypes")
-        refusal = visit.shelf.refusal(prototypes)
+        refusal = visit.shelf.refusal(prototypes, metrics.get(TRAINING_SLICES, MOST_SLICES))
     except ValueError as error:
         prototypes, more, refusal = None, 0, str(error)
     return Reply(site, metrics, shared, size + more, None if refusal else prototypes, more, refusal, norm)

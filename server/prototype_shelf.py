@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from mtmd_core.config import NetworkConfig
 from mtmd_core.networks.build import embedding_sizes
 from mtmd_core.objectives import contrasted
-from mtmd_core.prototype_arrays import array_shapes, refusal
+from mtmd_core.prototype_arrays import MOST_SLICES, array_shapes, refusal
 from mtmd_core.prototypes import Minimum
 from mtmd_core.wire import ArrayShape, ContrastPlan
 
@@ -35,10 +35,10 @@ class PrototypeShelf:
         """dtype and shape of every array that a site sends."""
         return array_shapes(self.sizes)
 
-    def refusal(self, arrays: Arrays) -> str | None:
-        """Why arrays of the right shapes are no prototypes; None if they can be."""
+    def refusal(self, arrays: Arrays, most_slices: int = MOST_SLICES) -> str | None:
+        """Why arrays of the right shapes are no prototypes of so many slices at most; None if they can be."""
         minimum = Minimum(self.contrast.minimum_exams, self.contrast.minimum_slices)
-        return refusal(arrays, self.sizes, self.contrast.temperature, minimum)
+        return refusal(arrays, self.sizes, self.contrast.temperature, minimum, most_slices)
 
     def put(self, site: str, round_: int, arrays: Arrays) -> None:
         """Keep what a site made of itself at the end of a round in place of what it sent before."""

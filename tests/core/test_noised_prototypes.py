@@ -99,6 +99,14 @@ def test_whatever_the_noise_they_are_prototypes_and_repeat_with_their_seed(noise
     assert not np.array_equal(arrays["s1/mean"], other["s1/mean"])
 
 
+@pytest.mark.parametrize("temperature", [0.05, 0.1])
+def test_noise_leaves_inverse_denominators_that_the_moments_allow(temperature):
+    """Embeddings of two numbers, whose noised moments contradict the most of what is drawn from them."""
+    for seed in range(20):
+        made = noised_prototypes([cloud(200, 2)], torch.arange(200) % 5, 0.3, generator(seed), temperature)
+        assert refusal(to_arrays(made), [2], temperature) is None
+
+
 def test_nothing_but_the_noised_moments_reaches_the_prototypes():
     """Slices that leave both moments of every exam as they are leave everything as it is."""
     embeddings = cloud(120, 8)

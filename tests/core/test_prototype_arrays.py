@@ -1,5 +1,6 @@
 """Prototypes in a message: their size, their way there and back, and what is wrong with those that are none."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtmd_core.config import NetworkConfig
+from mtmd_core.domain_mixture import log_push, mix, most_log_push, side_by_side
+from mtmd_core.losses.prototype_contrast import contrast_parts
 from mtmd_core.networks.build import count_parameters
 from mtmd_core.prototype_arrays import Fault, array_shapes, fault_of, from_arrays, refusal, to_arrays
 from mtmd_core.prototype_summary import summarise
@@ -87,6 +90,7 @@ def changed(name: str, change) -> Prototype:
         ("residual", lambda x: x + 0.1, Fault.NOT_UNIT_NORM),
         ("log_nu", lambda x: x + 10, Fault.IMPOSSIBLE_NU),
         ("log_nu", lambda x: x - 10, Fault.IMPOSSIBLE_NU),
+        ("slices", lambda _: 1_000_001, Fault.TOO_MANY),
     ],
 )
 def test_what_is_no_prototype_is_told_by_name(name, change, fault):
@@ -106,12 +110,72 @@ def test_a_policy_may_ask_for_more_and_a_site_for_less():
     assert fault_of(replace(own, exams=1), minimum=LOCAL) is None
 
 
+def test_no_more_slices_than_the_site_has():
+    own = prototypes([16])[0]
+    assert fault_of(own, most_slices=120) is None
+    assert fault_of(own, most_slices=119) is Fault.TOO_MANY
+    assert refusal(to_arrays([own]), [16], most_slices=119) == f"{Fault.TOO_MANY}: s1"
+
+
+@pytest.mark.parametrize("slices", [10**4, 10**6])
+def test_a_slice_count_buys_no_inverse_denominator_that_the_moments_contradict(slices):
+    """All else as an honest site sends it."""
+    own = prototypes([16])[0]
+    forged = replace(own, slices=slices, log_nu=torch.tensor(math.log(slices) - 10))
+    assert fault_of(forged) is Fault.CONTRADICTED_NU
+    assert fault_of(replace(own, slices=slices)) is None
+
+
+def test_weighted_centres_outside_the_sphere_buy_no_push():
+    """Similarities to them can exceed 1."""
+    own = prototypes([16])[0]
+    away = replace(own, weighted_centres=own.weighted_centres + 1.3 * F.one_hot(torch.tensor(0), 8))
+    assert fault_of(away) is Fault.CONTRADICTED_NU
+
+
+def test_what_is_admitted_pushes_other_sites_no_harder_than_the_bound_says():
+    """The gradient at other embeddings of the unit sphere, wherever they lie."""
+    own = prototypes([16])[0]
+    room = most_log_push(0.1) - log_push(own)
+    largest = replace(own, slices=10**6, log_nu=own.log_nu + room)
+    assert fault_of(largest) is None
+    mixture = mix({"a": prototypes([16, 16])[1:], "b": [largest]})
+    z = F.normalize(torch.randn(500, 16, generator=torch.Generator().manual_seed(2)), dim=1)
+    z = torch.cat([z, F.normalize(own.mean + own.weighted_centres @ own.directions, dim=1)]).requires_grad_()
+    negative = contrast_parts([z], mixture, "a", 0.1).negative
+    assert float(negative.detach().max()) < 1.2 * math.exp(most_log_push(0.1))
+    (gradient,) = torch.autograd.grad(negative.sum(), z)
+    assert float(gradient.norm(dim=1).max()) < 1.2 * math.exp(most_log_push(0.1)) / 0.1
+
+
+def test_over_its_own_slices_the_push_is_one_in_the_mean():
+    """``mean_b ν Ẽ(z_b) = 1``, and its maximum near the slices."""
+    random = torch.Generator().manual_seed(5)
+    z = F.normalize(torch.ones(16) + 0.1 * torch.randn(300, 16, generator=random), dim=1)
+    own = summarise(z, torch.arange(300) % 4)
+    _, weighted = side_by_side({"": [own]}).log_mean_exponentials([z], 0.1)
+    push = own.log_nu + weighted[0, 0]
+    assert float(push.exp().mean()) == pytest.approx(1, abs=0.01)
+    assert float(push.max()) < log_push(own) + 0.05 < 0.5
+
+
 @pytest.mark.parametrize("temperature", [0.05, 0.1, 1.0])
 def test_sound_prototypes_pass_at_every_temperature(temperature):
     random = torch.Generator().manual_seed(1)
     for spread in (0.0, 0.01, 0.3, 3.0):
         points = torch.ones(16) + spread * torch.randn(90, 16, generator=random)
         own = summarise(F.normalize(points, dim=1), torch.arange(90) % 4, temperature)
+        assert fault_of(own, temperature) is None
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.1, 1.0])
+@pytest.mark.parametrize("similarity", [0.3, 0.5, 0.9])
+def test_embeddings_on_a_ring_pass_although_they_push_hardest_where_none_is(temperature, similarity):
+    around = torch.randn(400, 63, generator=torch.Generator().manual_seed(3))
+    across = math.sqrt(1 - similarity**2) * F.normalize(around, dim=1)
+    embeddings = torch.cat([torch.full((400, 1), similarity), across], dim=1)
+    for ring in (embeddings, torch.cat([embeddings, -embeddings])):
+        own = summarise(ring, torch.arange(len(ring)) % 4, temperature)
         assert fault_of(own, temperature) is None
 
 

@@ -299,6 +299,15 @@ def test_prototypes_that_are_none_are_left_out_and_the_rest_is_used(arrays, reas
     assert reply.shared.keys() == ARRAYS.keys()
 
 
+def test_prototypes_count_no_more_slices_than_the_site_says_to_train_on():
+    for slices, reason in ((60, None), (59, "more slices than its site can have: s1")):
+        content = with_prototypes()
+        content["metrics"]["training_slices"] = slices
+        reply = looked_at(content, shelf=SHELF, tells_slices=True)
+        assert isinstance(reply, Reply)
+        assert reply.prototype_refusal == reason
+
+
 def test_prototypes_that_were_not_asked_for_are_refused_with_the_whole_reply():
     assert "prototypes (ArrayRecord)" in judged(with_prototypes(), shelf=None).detail
     evaluated = with_prototypes()
