@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from flwr.app import RecordDict
 
-from mtmd_core.config import NetworkConfig, RunConfig
+from mtmd_core.config import AUTOENCODER, NetworkConfig, RunConfig
 from mtmd_core.data.dataset import load_dataset
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.federation_checks import share_of_batch
 from mtmd_core.networks.build import build_network, embedding_sizes
-from mtmd_core.objectives import contrasted
+from mtmd_core.objectives import CONTRAST, CROSS_ENTROPY, PRIOR, PROXIMAL, contrasted
 from mtmd_core.parameters import partition, take
 from mtmd_core.prototype_arrays import COUNTS, array_shapes
 from mtmd_core.prototypes import Minimum
@@ -114,6 +114,7 @@ def _visits(settings: SiteSettings, structures: int, asked: Asked) -> dict[str, 
     receipt = Receipt(plan.run, plan.round, settings.site)
     counts = dict.fromkeys(("steps", "seconds_training", "seconds_evaluation", "loss"), 0.0)
     counts |= {"training_slices": 0.0} if plan.tell_slices else {}
+    counts |= {f"{kind}/{term}": 0.0 for kind in ("loss", "gradient_norm") for term in _terms(asked)}
     validation, test = _scores("validation", structures), _scores("test", structures)
     title = "a round (prototypes only of enough exams and slices)" if asked.contrast else "a round"
     return {
@@ -121,6 +122,13 @@ def _visits(settings: SiteSettings, structures: int, asked: Asked) -> dict[str, 
         title: outbox.trained(receipt, counts | validation, contribution, parts, prototypes),
         "the final test": outbox.metrics(receipt, test),
     }
+
+
+def _terms(asked: Asked) -> list[str]:
+    """Names of the terms of a plan's loss."""
+    has_prior = strategy_named(asked.plan.strategy).prior and asked.plan.network != AUTOENCODER
+    there = {CROSS_ENTROPY: True, CONTRAST: asked.contrast, PRIOR: has_prior, PROXIMAL: asked.plan.proximal_mu > 0}
+    return [term for term, is_there in there.items() if is_there]
 
 
 def _scores(part: str, structures: int) -> dict[str, float]:

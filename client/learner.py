@@ -29,6 +29,7 @@ from mtmd_core.objectives import (
     segment,
 )
 from mtmd_core.parameters import partition, put, take
+from mtmd_core.site_contrast import without_memory
 from mtmd_core.strategies import EVERY_SITE, LabelSpace, strategy_named
 from mtmd_core.training import (
     LOSS,
@@ -37,6 +38,7 @@ from mtmd_core.training import (
     build_optimiser,
     compute_gradients,
     load_optimiser_tensors,
+    measure_gradients,
     optimiser_tensors,
     set_learning_rate,
     train,
@@ -152,8 +154,12 @@ class Learner:
         """Local steps of a round: as many as planned, or those of whole passes over the site's slices."""
         return plan.local_epochs * math.ceil(self.slices / plan.share) or plan.local_steps
 
-    def train(self, plan: RoundPlan, terms: Terms, prior: PriorTerm | None, on_step: OnStep | None) -> float:
-        """Train for the plan's steps; returns the mean loss, and leaves in ``contribution`` what is to be sent.
+    def train(self, plan: RoundPlan, terms: Terms, prior: PriorTerm | None, on_step: OnStep | None) -> dict[str, float]:
+        """Train for the plan's steps, and leave in ``contribution`` what is to be sent.
+
+        Returns:
+            The mean ``loss`` and, as ``loss/<term>``, that of each of its terms. In rounds that are validated also, as
+            ``gradient_norm/<term>``, how strongly each pulls after the last step, where that is finite.
 
         Args:
             plan: of the round.
@@ -167,15 +173,18 @@ class Learner:
         self._round = -1  # neither one round nor the other, should training be interrupted
         objective = self._with_terms(terms, prior, steps)
         if plan.lockstep_weight:
-            loss = self._step_in_lockstep(plan, first, objective)
+            losses = self._step_in_lockstep(plan, first, objective)
             if on_step is not None:
-                on_step(first, loss)
+                on_step(first, losses[LOSS])
         else:
             objective = self._held_near(objective, received, plan.proximal_mu) if plan.proximal_mu else objective
-            loss = train(self.network, self.optimiser, self.sources, self.recipe, steps, on_step, objective)[LOSS]
+            losses = train(self.network, self.optimiser, self.sources, self.recipe, steps, on_step, objective)
             self._contribute(plan, received)
+        if plan.validate:
+            norms = measure_gradients(self.network, self.sources, self.recipe, steps.stop, without_memory(objective))
+            losses |= {name: norm for name, norm in norms.items() if math.isfinite(norm)}
         self._round = plan.round
-        return loss
+        return losses
 
     def _received(self, plan: RoundPlan) -> dict[str, Tensor]:
         """What the round began with of all that is shared, where the round's end is held against it."""
@@ -195,12 +204,12 @@ class Learner:
         names = {name for name, _ in self.network.named_parameters()}
         return Proximal(objective, mu, {name: value for name, value in received.items() if name in names})
 
-    def _step_in_lockstep(self, plan: RoundPlan, step: int, objective: Objective) -> float:
+    def _step_in_lockstep(self, plan: RoundPlan, step: int, objective: Objective) -> dict[str, float]:
         """One step for what is private, with its gradient's weight in Eq. 1; what is shared only gives its gradient."""
         like = next(self.network.parameters())
         self.network.train()
         batch = draw_batch(self.sources, plan.seed, step, plan.share, plan.augment, like.device, like.dtype)
-        loss = compute_gradients(self.network, batch, plan.autocast, objective)[LOSS]
+        losses = compute_gradients(self.network, batch, plan.autocast, objective)
         for group in self.optimiser.param_groups:
             for parameter in group["params"]:
                 parameter.grad.mul_(plan.lockstep_weight)
@@ -210,7 +219,7 @@ class Learner:
         self.contribution = Contribution(
             GRADIENT, {name: named[name].grad.cpu().numpy() for name in self.partition.shared}
         )
-        return float(loss)
+        return {name: float(value) for name, value in losses.items()}
 
     def _contribute(self, plan: RoundPlan, received: Mapping[str, Tensor]) -> None:
         """Make the round's contribution, and keep what its encoding loses for the next round's."""

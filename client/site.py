@@ -113,7 +113,7 @@ class Site:
         learner.receive(shared)
         metrics = self._validate(learner, plan) if plan.validate and plan.round > 1 else {}
         started = time.perf_counter()
-        metrics["loss"] = learner.train(plan, terms, prior, self._counted(learner.steps(plan)))
+        metrics |= learner.train(plan, terms, prior, self._counted(learner.steps(plan)))
         metrics |= {"seconds_training": time.perf_counter() - started, "steps": learner.steps(plan)}
         if plan.tell_slices:
             metrics["training_slices"] = learner.slices

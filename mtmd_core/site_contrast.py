@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .domain_mixture import DomainMixture, mix
 from .networks.output import NetworkOutput
-from .objectives import PrototypeTerm, contrasted
+from .objectives import Objective, PrototypeTerm, Proximal, contrasted
 from .prototype_summary import limit_exams, summarise
 from .prototypes import LOCAL, MINIMUM, Minimum, Prototype, without_spread
 from .recent_embeddings import Place, RecentEmbeddings
@@ -86,6 +86,14 @@ class SiteContrast:
         if self.first_order:
             known = {domain: [without_spread(each) for each in scales] for domain, scales in known.items()}
         return mix(known, self.term.temperature, self.by_size)
+
+
+def without_memory(objective: Objective) -> Objective:
+    """An objective whose contrast is held against the prototypes of the last step and remembers nothing of what passes."""
+    if isinstance(objective, Proximal):
+        return replace(objective, objective=without_memory(objective.objective))
+    contrast = getattr(objective, "contrast", None)
+    return replace(objective, contrast=contrast.term) if isinstance(contrast, SiteContrast) else objective
 
 
 def window(steps: int, share: int, slices: int, minimum: Minimum = MINIMUM) -> int:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mtmd_core.data.batches import Batch, SliceSource, draw_batch
-from mtmd_core.objectives import Objective, Segmentation
+from mtmd_core.objectives import Objective, Segmentation, gradient_norms
 
 OnStep = Callable[[int, float], None]
 """Called after each step with the step's number and its loss."""
@@ -121,6 +121,23 @@ def compute_gradients(network: nn.Module, batch: Batch, bf16: bool, objective: O
     loss = torch.stack(list(terms.values())).sum()
     loss.backward()
     return {LOSS: loss.detach()} | {f"{LOSS}/{name}": term.detach() for name, term in terms.items()}
+
+
+def measure_gradients(
+    network: nn.Module,
+    sources: Mapping[str, Sequence[SliceSource]],
+    recipe: Recipe,
+    step: int,
+    objective: Objective,
+) -> dict[str, float]:
+    """As ``gradient_norm/<term>``, how strongly each term pulls at the network on a step's batch, not augmented.
+
+    The network, its gradients and its optimiser are left as they were (:func:`mtmd_core.objectives.gradient_norms`).
+    """
+    like = next(network.parameters())
+    batch = draw_batch(sources, recipe.seed, step, recipe.share, False, like.device, like.dtype)
+    norms = gradient_norms(network, objective, batch)
+    return {f"gradient_norm/{term}": norm for term, norm in norms.items()}
 
 
 Parameters = nn.Module | Mapping[str, nn.Parameter]

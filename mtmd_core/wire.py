@@ -51,7 +51,8 @@ T = TypeVar("T")
 
 _SCORES = "|".join((*METRICS_3D, *METRICS_2D))  # spelt out: a name of an exam or a structure fits nowhere
 _COUNTS = r"steps|training_slices|seconds_training|seconds_evaluation"
-_MEANS = rf"loss|(validation|test)/foreground_mean/({_SCORES})"
+_TERMS = "cross_entropy|contrast|prior|proximal"  # of mtmd_core.objectives
+_MEANS = rf"loss(/({_TERMS}))?|gradient_norm/({_TERMS})|(validation|test)/foreground_mean/({_SCORES})"
 _STRUCTURES = rf"test/mean/structure_[0-9]{{1,3}}/({_SCORES})"
 METRIC_NAMES = {
     "none": re.compile(_COUNTS),

@@ -9,12 +9,20 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mtmd_core.data.batches import SliceSource, draw_batch
+from mtmd_core.data.batches import SliceSource
 from mtmd_core.durable import write_text
 from mtmd_core.errors import RunFailedError
-from mtmd_core.objectives import Objective, gradient_norms
+from mtmd_core.objectives import Objective
 from mtmd_core.tensor_files import DamagedFileError, load_tensors, save_tensors
-from mtmd_core.training import LOSS, Recipe, build_optimiser, load_optimiser_tensors, optimiser_tensors, train
+from mtmd_core.training import (
+    LOSS,
+    Recipe,
+    build_optimiser,
+    load_optimiser_tensors,
+    measure_gradients,
+    optimiser_tensors,
+    train,
+)
 
 from .progress import VALIDATION_DICE, RunDisplay
 
@@ -62,7 +70,6 @@ def fit(trainee: Trainee, folder: Path, display: RunDisplay) -> int:
     optimiser = build_optimiser(network, trainee.recipe.learning_rate, trainee.recipe.optimiser)
     progress = _load(trainee, optimiser, folder) or _Progress()
     display.skip(progress.step)
-    like = next(network.parameters())
     for start in range(progress.step, trainee.steps, trainee.validate_every):
         stop = min(start + trainee.validate_every, trainee.steps)
         losses = train(
@@ -73,13 +80,8 @@ def fit(trainee: Trainee, folder: Path, display: RunDisplay) -> int:
                 f"{trainee.name}: the loss of steps {start} to {stop} is {losses[LOSS]}: lower the learning rate."
             )
         metrics = trainee.validate()
-        batch = draw_batch(
-            trainee.sources, trainee.recipe.seed, stop, trainee.recipe.share, False, like.device, like.dtype
-        )
-        norms = gradient_norms(network, trainee.objective, batch)
-        _append(
-            trainee, folder, stop, losses | {f"gradient_norm/{term}": norm for term, norm in norms.items()}, metrics
-        )
+        norms = measure_gradients(network, trainee.sources, trainee.recipe, stop, trainee.objective)
+        _append(trainee, folder, stop, losses | norms, metrics)
         progress.step = stop
         mean = sum(values[VALIDATION_DICE] for values in metrics.values()) / len(metrics)
         if mean >= progress.best_dice:  # of two that score alike, the one that was trained longer

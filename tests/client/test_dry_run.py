@@ -45,6 +45,7 @@ def test_the_plan_of_the_last_round_shows_what_that_round_sent(
     for name, array in update.items():
         assert f"    {name}  {array.dtype} {'×'.join(map(str, array.shape))}  " in shown
     assert f"  update: {len(update)} arrays, " in shown
+    assert all(name in shown for name in sent.content["metrics"])
     tested = [m for m in grid.from_sites if any("test/" in name for name in m.content.get("metrics", {}))]
     assert all(name in shown for message in tested for name in message.content["metrics"])
     assert "round 2 of run" in shown

@@ -33,7 +33,10 @@ RECEIPT = Receipt("abc", 3, "ankle")
 NETWORK = AttUNet({"ankle": 3}, width=4)
 PARTITION = partition(NETWORK, Sharing.CONVOLUTIONS)
 COUNTS = {"steps": 20, "training_slices": 300, "seconds_training": 1.5, "seconds_evaluation": 0.5}
-MEANS = {"loss": 0.1, "validation/foreground_mean/dice": 0.9, "test/foreground_mean/dice_2d": 0.8}
+MEANS = {"loss": 0.1, "loss/contrast": -0.2, "gradient_norm/prior": 0.3} | {
+    "validation/foreground_mean/dice": 0.9,
+    "test/foreground_mean/dice_2d": 0.8,
+}
 STRUCTURES = {"test/mean/structure_1/dice": 0.9, "test/mean/structure_12/assd_mm": 1.0}
 NAMED = [
     "test/mean/talus/dice",
@@ -48,6 +51,9 @@ NAMED = [
     "talus/steps",
     "steps_talus",
     "loss\n",
+    "loss/talus",
+    "gradient_norm",
+    "gradient_norm/exam_7",
     "",
 ]
 

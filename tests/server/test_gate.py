@@ -64,8 +64,8 @@ def test_a_good_reply_is_admitted():
 
 def test_a_loss_with_contrast_may_be_below_zero():
     content = good()
-    content["metrics"]["loss"] = -0.2
-    assert verdict(content).metrics["loss"] == -0.2
+    content["metrics"].update({"loss": -0.2, "loss/contrast": -0.4, "gradient_norm/contrast": 3.0})
+    assert verdict(content).metrics == dict(content["metrics"])
 
 
 def test_where_no_parameters_are_asked_for_none_come():
@@ -143,6 +143,13 @@ PACKED_ARRAYS = pack_arrays(ARRAYS)
             "mssd_mm is -1.0",
             Reason.WRONG_METRICS,
         ),
+        (instead("metrics", MetricRecord({"loss/prior": -0.1})), "its metric loss/prior is -0.1", Reason.WRONG_METRICS),
+        (
+            instead("metrics", MetricRecord({"gradient_norm/contrast": -0.1})),
+            "its metric gradient_norm/contrast is -0.1",
+            Reason.WRONG_METRICS,
+        ),
+        (instead("metrics", MetricRecord({"loss/talus": 0.1})), "a metric that no site sends", Reason.WRONG_METRICS),
         (instead("metrics", MetricRecord({"loss": [0.1, 0.2]})), "its metric loss is [0.1, 0.2]", Reason.WRONG_METRICS),
         (instead("shared", record_of({"a": A})), "its parameters do not fit: missing b", Reason.WRONG_PARAMETERS),
         (

@@ -18,6 +18,7 @@ from client.privacy import DELTA, PrivacyBudget, epsilon
 from client.site import Site
 from mtmd_core.config import AUTOENCODER, RunConfig
 from mtmd_core.config_files import compose
+from mtmd_core.durable import read_json_lines
 from mtmd_core.prototype_arrays import array_shapes
 from mtmd_core.strategies import FEDERATED_STRATEGIES
 from mtmd_core.tensor_files import load_tensors
@@ -79,7 +80,7 @@ def test_from_the_second_round_on_sites_are_held_against_each_others_prototypes(
     """The first round is that of a federation without contrast, bit by bit; the second is another."""
     ends, grids = {}, {}
     for strategy in ("dsl", "dsl_msc"):
-        config = words(folders, strategy)
+        config = words(folders, strategy, "federation.validate_every_rounds=1")
         outcome, grids[strategy] = federate(config, open_sites(folders, cache), tmp_path / strategy)
         ends[strategy] = outcome.checkpoint.shared
     first, second = (grids["dsl_msc"].visits("knee", SEGMENTATION)[round_] for round_ in (1, 2))
@@ -97,6 +98,13 @@ def test_from_the_second_round_on_sites_are_held_against_each_others_prototypes(
     assert same(*(unpacked(message, SHARED) for message in after_first))
     assert not same(*ends.values())
     assert not any(name in message.content for message in grids["dsl"].to_sites for name in (CONTRAST, PRIOR))
+    for line in read_json_lines(tmp_path / "dsl_msc" / "round_metrics.jsonl"):
+        for kind in ("loss", "gradient_norm"):
+            assert {name for name in line if name.startswith(f"{kind}/")} == {
+                f"{kind}/cross_entropy",
+                f"{kind}/contrast",
+            }
+        assert (line["gradient_norm/contrast"] > 0) == (line["round"] > 1)
 
 
 def test_noised_prototypes_cross_as_others_do_until_a_sites_budget_is_spent(folders, cache, tmp_path):
