@@ -92,13 +92,24 @@ class DomainBatchNorm2d(DomainLayer):
                 f"a domain has one image of {tuple(features.shape[2:])} pixels here, and one value has no variance: "
                 "put more slices of each domain into a batch, or make slices larger"
             )
+        features = _dense(features)
         running = [(each.running_mean, each.running_var) for each in own]
         affine = [*(each.weight for each in own), *(each.bias for each in own)]
         return _BatchNormOfParts.apply(features, sizes, running, self.momentum, self.eps, *affine)
 
 
+def _dense(features: Tensor) -> Tensor:
+    """Features in one of the two layouts in which :class:`_BatchNormOfParts` reads and writes; a copy of any others."""
+    if features.is_contiguous() or features.is_contiguous(memory_format=torch.channels_last):
+        return features
+    return features.contiguous()
+
+
 class _BatchNormOfParts(torch.autograd.Function):
     """``torch.cat([F.batch_norm(part, …) for part in features.split(sizes)])`` while training, bit for bit.
+
+    Features must be contiguous or channels-last: PyTorch's kernel writes into what it is given in the layout that it would have
+    chosen itself, and in others, such as those of a view, values end up in other places without an error.
 
     Parts are read where they lie and written side by side, forwards and backwards: joining them afterwards would cost a
     copy of every feature map each way, a quarter to all of what the normalisation itself takes.

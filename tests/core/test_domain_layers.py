@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mtmd_core.networks.att_unet import AttUNet
 from mtmd_core.networks.build import initialise
@@ -159,6 +160,47 @@ def test_parts_of_a_batch_are_normalised_bit_for_bit_as_by_themselves(layout, dt
     for (name, mine), reference in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         assert torch.equal(mine.grad, reference.grad), name
     assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in ours.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda whole: whole[:, 2:7],
+        lambda whole: whole[:, :5, 1:6, 2:7],
+        lambda whole: whole[:, :5].transpose(2, 3),
+        lambda whole: whole[:, ::2],
+        lambda whole: whole.to(memory_format=torch.channels_last)[:, :5],
+        lambda whole: whole[:, :5, :1].expand(-1, -1, 4, -1),
+    ],
+    ids=["channels", "crop", "transposed", "every other", "channels of channels-last", "expanded"],
+)
+def test_views_of_any_strides_are_normalised_as_pytorch_does(view):
+    """Values, gradients and running statistics of features that lie neither contiguous nor channels-last."""
+    shares = {"ankle": 4, "knee": 2}
+    whole = torch.randn(6, 10, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    one, other = whole.clone().requires_grad_(), whole.clone().requires_grad_()
+    routing = Routing()
+    routing.shares = shares
+    ours = unsettled(DomainBatchNorm2d(routing, list(shares), 5))
+    theirs = copy.deepcopy(ours).domains
+
+    output = ours(view(one))
+    expected = torch.cat(
+        [
+            F.batch_norm(part, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=True)
+            for part, norm in zip(view(other).split([4, 2]), theirs.values(), strict=True)
+        ]
+    )
+    output.sin().sum().backward()
+    expected.sin().sum().backward()
+
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-10)
+    for domain, norm in theirs.items():
+        own = ours.domains[domain]
+        torch.testing.assert_close(own.weight.grad, norm.weight.grad, rtol=0, atol=1e-10)
+        torch.testing.assert_close(own.running_mean, norm.running_mean, rtol=0, atol=1e-10)
+        torch.testing.assert_close(own.running_var, norm.running_var, rtol=0, atol=1e-10)
 
 
 def test_gradients_come_in_any_layout():
