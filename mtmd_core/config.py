@@ -30,6 +30,8 @@ STRIDES = {"att_unet": 16, "inception_unet": 32, "dense_unet": 32, "efficient_un
 NETWORKS = tuple(STRIDES)
 AUTOENCODER = "autoencoder"
 """Name of the network of label maps behind the anatomical prior."""
+AUTOENCODER_STRIDE = 16
+"""How many times larger its slices are than its code."""
 ORDERS = ("second", "first")
 LADDER_VARIANTS = ("int8", "first_order", "own_batch", "noised")
 """What ``experiment=ladder`` changes in one federation each: how updates travel, or one word of ``prototypes``."""

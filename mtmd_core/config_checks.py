@@ -5,6 +5,8 @@ from dataclasses import fields
 from operator import attrgetter
 
 from mtmd_core.config import (
+    AUTOENCODER,
+    AUTOENCODER_STRIDE,
     DECAYS,
     DTYPES,
     IMAGENET,
@@ -226,18 +228,17 @@ def _check_sites_together(config: RunConfig) -> None:
     """What can be said before any site is there, once their number is known."""
     federation = config.federation
     count = federation.expected_sites or len(federation.site_names) or len(config.sites)
+    _check_batch(config, count, "training.batch_size", config.network.name, STRIDES[config.network.name])
+    strategy = strategy_named(config.strategy)
+    if strategy.prior:
+        _check_batch(config, count, "autoencoder.batch_size", AUTOENCODER, AUTOENCODER_STRIDE)
     if count == 0:
         return
-    source = strategy_named(config.strategy).source
+    source = strategy.source
     if source is not None and config.sites and source not in config.sites:
         raise ConfigurationError(
             f"strategy={config.strategy} takes the site '{source}', which is none of {', '.join(config.sites)}."
         )
-    strategy = strategy_named(config.strategy)
-    if strategy.sharing is not Sharing.NOTHING:
-        share_of_batch(config.training.batch_size, count)
-    if strategy.prior:
-        share_of_batch(config.autoencoder.batch_size, count, "autoencoder.batch_size")
     training = sites_a_round(count, federation.participation)
     if (federation.quorum or 0) > training:
         raise ConfigurationError(
@@ -251,4 +252,22 @@ def _check_sites_together(config: RunConfig) -> None:
         raise ConfigurationError(
             f"federation.rounds is {federation.rounds} with {training} of {count} sites in each: some would never train. Give "
             f"{math.ceil(count / training)} rounds at least, or more federation.participation."
+        )
+
+
+def _check_batch(config: RunConfig, count: int, word: str, network: str, stride: int) -> None:
+    """Whether ``count`` sites (0: not known) can share a batch equally, and leave normalisation more than one value a channel."""
+    sharing, normalised = strategy_named(config.strategy).sharing, value_of(config, word)
+    if sharing is not Sharing.NOTHING:
+        if count == 0:
+            return
+        share = share_of_batch(normalised, count, word)
+        one_domain = sharing is Sharing.EVERYTHING and config.mode != "federated"  # of all sites' slices
+        normalised = normalised if one_domain else share
+    side = config.data.slice_size // stride
+    if normalised * side**2 < 2:
+        raise ConfigurationError(
+            f"{word} is {value_of(config, word)} and data.slice_size {config.data.slice_size}: at the bottleneck of {network} "
+            "normalisation has one value a channel, and one value has no variance: give "
+            f"{word}={2 * value_of(config, word)} or data.slice_size={2 * config.data.slice_size}."
         )

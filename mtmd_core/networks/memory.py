@@ -33,7 +33,8 @@ def training_bytes(name: str, width: int, classes: int, batch: int, size: int, d
 
     Raises:
         ConfigurationError: for an unknown network.
-        ValueError: if the network cannot be run over images of this size.
+        ValueError: if the network cannot be trained on so many images of this size, which is no multiple of what it halves, or
+            leaves its normalisation one value a channel.
     """
     kind = getattr(torch, dtype)
     with torch.device("meta"):
@@ -47,7 +48,7 @@ def training_bytes(name: str, width: int, classes: int, batch: int, size: int, d
         try:
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 _logits(network, classes, batch, size, kind).log_softmax(dim=1)
-        except RuntimeError:
+        except (RuntimeError, ValueError):
             raise ValueError(f"{name} cannot be run over {batch} images of {size} pixels squared") from None
         parameters = {each.untyped_storage()._cdata: each for each in network.parameters()}
     maps = sum(each.untyped_storage().nbytes() for place, each in kept.items() if place not in parameters)

@@ -55,6 +55,7 @@ def site(tmp_path: Path) -> Site:
         ({"lockstep_weight": 2.0}, "lockstep_weight is 2.0"),
         ({"slice_size": 1024, "share": 256, "width": 32}, "MB of memory to train, but this site's device has"),
         ({"slice_size": 20}, "slice_size is 20: att_unet cannot be run over 2 images of 20 pixels squared"),
+        ({"slice_size": 16, "share": 1}, "att_unet cannot be run over 1 images of 16 pixels squared"),
         ({"lockstep_weight": 0.5}, "gradients of single batches leave a site"),
         ({"encoder_weights": "/etc/passwd"}, "takes imagenet or none alone"),
     ],

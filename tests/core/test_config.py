@@ -201,6 +201,51 @@ def test_a_batch_of_the_auto_encoder_must_be_shared_equally_too():
         compose("simulate", [*words, "strategy=dsl_mjap"])
 
 
+THREE = "sites={a: /a, b: /b, c: /c}"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            [THREE, "training.batch_size=3", "data.slice_size=16"],
+            "training.batch_size is 3 and data.slice_size 16: at the bottleneck of att_unet normalisation has one value a "
+            "channel, and one value has no variance: give training.batch_size=6 or data.slice_size=32.",
+        ),
+        (
+            ["mode=federated", "federation.expected_sites=2", "training.batch_size=2", "data.slice_size=16"],
+            "give training.batch_size=4 or data.slice_size=32",
+        ),
+        (["strategy=individual", "training.batch_size=1", "data.slice_size=16"], "give training.batch_size=2 or"),
+        (
+            [THREE, "strategy=shared", "mode=federated", "training.batch_size=3", "data.slice_size=16"],
+            "give training.batch_size=6 or",
+        ),
+        ([THREE, "network=dense_unet", "training.batch_size=3", "data.slice_size=32"], "the bottleneck of dense_unet"),
+        (
+            [THREE, "strategy=dsl_mjap", "autoencoder.batch_size=3", "training.batch_size=6", "data.slice_size=16"],
+            "autoencoder.batch_size is 3 and data.slice_size 16: at the bottleneck of autoencoder",
+        ),
+    ],
+)
+def test_batches_that_leave_one_value_to_normalise_over_are_refused(words, expected):
+    with pytest.raises(ConfigurationError, match=re.escape(expected)):
+        compose("simulate", words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [THREE, "training.batch_size=6", "data.slice_size=16"],
+        [THREE, "training.batch_size=3", "data.slice_size=32"],
+        [THREE, "strategy=shared", "mode=centralised", "training.batch_size=3", "data.slice_size=16"],
+        ["training.batch_size=3", "data.slice_size=16"],
+    ],
+)
+def test_two_values_are_enough_and_of_unknown_sites_nothing_is_said(words):
+    assert compose("simulate", words).data.slice_size <= 32
+
+
 def test_a_transfer_must_start_from_a_site_that_is_there():
     words = ["mode=centralised", "sites={ankle: /a, knee: /b}"]
     assert compose("simulate", [*words, "strategy=transfer_knee"]).strategy == "transfer_knee"
