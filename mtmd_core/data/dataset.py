@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from .label_values import rounded, values_outside
 from .nifti import load_volume, write_nifti
 from .orientation import CORNER_TOLERANCE_VOXELS, ExamGrid, corner_distance, millimetres_per_unit
 from .problem import Problem, Report, refuse
@@ -168,7 +169,8 @@ def load_image(path: Path, report: Report = refuse) -> tuple[np.ndarray, ExamGri
 def load_labels(path: Path, structure_count: int, image_grid: ExamGrid | None, report: Report = refuse) -> np.ndarray:
     """Read a label map as uint8 [X, Y, Z] in the canonical order of its image.
 
-    A label map that stores the image's grid in another axis order or direction is brought to the image's.
+    A label map that stores the image's grid in another axis order or direction is brought to the image's. Values that are a label
+    but for 1e-4, as a slope in the header leaves them, are that label.
     Without ``image_grid`` (an image that cannot be read) the label map is checked alone.
     Raises DataError as `load_image` does, for values that are no label, and for grids other than the image's.
     """
@@ -190,7 +192,8 @@ def labels_on_grid(
     """
     if image_grid is not None:
         grid = _matched_grid(path, grid, image_grid, report)
-    if wrong := _values_outside(values, structure_count):
+    values = rounded(values)
+    if wrong := values_outside(values, structure_count):
         refuse(
             Problem(
                 path,
@@ -209,7 +212,7 @@ def write_label_map(path: Path, labels_canonical: np.ndarray, grid: ExamGrid) ->
     """
     if labels_canonical.shape != grid.shape:
         raise ValueError(f"labels of shape {labels_canonical.shape} given, the exam has {grid.shape}")
-    if not np.issubdtype(labels_canonical.dtype, np.integer) or _values_outside(labels_canonical, MAX_STRUCTURES):
+    if not np.issubdtype(labels_canonical.dtype, np.integer) or values_outside(labels_canonical, MAX_STRUCTURES):
         raise ValueError(f"labels are integers from 0 to 255, given are {labels_canonical.dtype} values beyond")
     header = grid.header.copy()
     header.set_data_dtype(np.uint8)
@@ -311,16 +314,3 @@ def _same_affine(first: ExamGrid, second: ExamGrid) -> bool:
         return False
     apart = corner_distance(first.affine, second.affine, first.stored_shape)
     return apart <= CORNER_TOLERANCE_VOXELS * np.linalg.norm(first.affine[:3, :3], axis=0).min()
-
-
-def _values_outside(values: np.ndarray, largest: int) -> str:
-    """Up to five values that are not an integer from 0 to ``largest``, for people; empty if all are."""
-    if values.dtype.kind in "iu":
-        if values.min() >= 0 and values.max() <= largest:
-            return ""
-        wrong = values[(values < 0) | (values > largest)]
-    else:
-        wrong = values[~((values >= 0) & (values <= largest) & (values == np.rint(values)))]
-    found = np.unique(wrong)
-    listed = ", ".join(f"{value:g}" for value in found[:5])
-    return f"{listed}, ..." if len(found) > 5 else listed

@@ -25,6 +25,9 @@ def image_grid(path, affine=None, shape=(5, 6, 4)):
         (with_voxel(3, np.uint8) % 4, None, "its values 3 are no labels of this dataset, which has 0 to 2"),
         (with_voxel(-1, np.int16) % 2 - 1, None, "its values -1 are no labels"),
         (with_voxel(0.5) % 2, None, "its values 0.5 are no labels"),
+        (with_voxel(1.0002, np.float64) % 2, None, r"its values 1\.0002 are no labels"),
+        (with_voxel(1.99985, np.float32) % 2, None, r"its values 1\.99985 are no labels"),
+        (np.where(ramp() == 0, np.inf, 0.0), None, "its values inf are no labels"),
         (with_voxel(np.nan) % 2, None, "its values nan are no labels"),
         (ramp(dtype=np.uint8), None, "its values 3, 4, 5, 6, 7, ... are no labels"),
     ],
@@ -43,6 +46,22 @@ def test_labels_of_every_number_format_become_uint8(tmp_path, dtype):
     labels = load_labels(path, 2, image_grid(tmp_path))
     assert labels.dtype == np.uint8
     np.testing.assert_array_equal(labels, expected)
+
+
+@pytest.mark.parametrize("slope", [0.9999999, 1.0000001, 0.99999])
+def test_labels_that_only_a_slope_parts_from_integers_are_those(tmp_path, slope):
+    expected = ramp() % 4
+    path = write_nifti(tmp_path / "labels.nii", expected.astype(np.int16))
+    data = bytearray(path.read_bytes())
+    data[112:120] = np.array([slope, 0], dtype="<f4").tobytes()
+    path.write_bytes(data)
+    np.testing.assert_array_equal(load_labels(path, 3, image_grid(tmp_path)), expected)
+
+
+def test_values_next_to_a_label_are_rounded_to_it_and_not_cut_off(tmp_path):
+    values = ramp().astype(np.float64) % 2 + np.where(ramp() % 3 == 0, -5e-5, 5e-5)
+    path = write_nifti(tmp_path / "labels.nii", values)
+    np.testing.assert_array_equal(load_labels(path, 1, image_grid(tmp_path)), ramp() % 2)
 
 
 def test_a_label_map_stored_in_another_order_lies_on_its_image(tmp_path):
