@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from mtmd_core.config import NO_WEIGHTS, NetworkConfig
 from mtmd_core.errors import ConfigurationError
@@ -71,7 +72,7 @@ def save_model(path: Path, network: nn.Module, card: ModelCard) -> None:
 
 
 def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
-    """Read a network, in evaluation mode on the CPU, and its card.
+    """Read a network, in evaluation mode on the CPU and in the precision that it was saved in, and its card.
 
     Raises:
         DamagedFileError: if the file is no model or was damaged.
@@ -90,5 +91,15 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
     )
     unloaded = replace(card.network, encoder_weights=NO_WEIGHTS)  # the file has the encoder's weights as trained
     network = build_network(unloaded, card.domains, seed=0)
+    network.to(_precision(path, tensors))
     network.load_state_dict(tensors)
     return network.eval(), card
+
+
+def _precision(path: Path, tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """The one dtype of a network's parameters and statistics."""
+    found = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    if len(found) != 1:
+        kinds = ", ".join(sorted(map(str, found))) or "nothing"
+        raise DamagedFileError(f"{path} is no model: it holds numbers in {kinds}, expected one floating-point format.")
+    return found.pop()

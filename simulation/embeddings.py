@@ -77,7 +77,7 @@ def _images(own: TrainedNetwork, exam: CutExam) -> Iterator[list[Tensor]]:
     for start in range(0, len(exam.images), SLICES_AT_ONCE):
         images = torch.from_numpy(np.array(exam.images[start : start + SLICES_AT_ONCE]))[:, None]
         shares = {own.card.space.domain: len(images)}
-        yield own.network(images.to(like.device), shares, embeddings=True).embeddings
+        yield own.network(images.to(like.device, like.dtype), shares, embeddings=True).embeddings
 
 
 def _label_maps(own: TrainedNetwork, exam: CutExam) -> Iterator[list[Tensor]]:

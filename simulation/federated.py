@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from client.app import build_client_app
 from client.contrast import PrototypePolicy
 from client.ledger import Ledger
@@ -108,11 +110,12 @@ def _save_autoencoders(outcome: Outcome, members: Mapping[str, Site], folder: Pa
     phase, chosen = autoencoder_phase(outcome.plans.config), outcome.plans.prior_plan
     if phase is None:
         return
+    precision = getattr(torch, outcome.plans.config.training.dtype)
     for name, site in members.items():
         kept = site.state.frozen(chosen.run, chosen.round)
         if kept is not None:  # it is, once the site has trained
             card = replace(site.learner.card, network=phase.network)
-            network = build_network(card.network, card.domains, phase.seed)
+            network = build_network(card.network, card.domains, phase.seed).to(precision)
             network.load_state_dict(kept)
             save_model(autoencoder_file(folder, name), network, card)
 

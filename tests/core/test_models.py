@@ -35,6 +35,32 @@ def test_a_model_goes_to_disk_and_back(tmp_path, strategy, classes):
             assert torch.equal(loaded(images, {domain: 2}).logits[domain], expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_model_comes_back_in_the_precision_that_it_was_trained_in(tmp_path, dtype):
+    network, card = model("dsl")
+    network.to(dtype)
+    with torch.no_grad():
+        network.encoder[0][0].conv.weight.mul_(1 + 1e-12)
+    save_model(tmp_path / "model.safetensors", network, card)
+    loaded, _ = load_model(tmp_path / "model.safetensors")
+    for name, tensor in network.state_dict().items():
+        assert loaded.state_dict()[name].dtype == tensor.dtype
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    images = torch.randn(2, 1, 32, 32, dtype=dtype)
+    with torch.inference_mode():
+        assert torch.equal(
+            loaded(images, {"knee": 2}).logits["knee"], network.eval()(images, {"knee": 2}).logits["knee"]
+        )
+
+
+def test_a_file_of_two_precisions_is_no_model(tmp_path):
+    network, card = model("dsl")
+    network.encoder.double()
+    save_model(tmp_path / "a", network, card)
+    with pytest.raises(DamagedFileError, match=r"numbers in torch\.float32, torch\.float64, expected one"):
+        load_model(tmp_path / "a")
+
+
 def test_a_site_that_the_model_does_not_know_is_refused():
     _, card = model("dsl")
     assert card.site("knee").structures == ("femur",)
