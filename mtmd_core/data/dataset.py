@@ -13,7 +13,7 @@ import numpy as np
 
 from .label_values import rounded, values_outside
 from .nifti import load_volume, write_nifti
-from .orientation import CORNER_TOLERANCE_VOXELS, ExamGrid, corner_distance, millimetres_per_unit
+from .orientation import ExamGrid
 from .problem import Problem, Report, refuse
 
 FILE_ENDINGS = (".nii.gz", ".nii")
@@ -300,17 +300,8 @@ def _nifti_files(folder: Path, file_ending: str, report: Report) -> dict[str, Pa
 
 def _matched_grid(path: Path, grid: ExamGrid, image_grid: ExamGrid, report: Report) -> ExamGrid:
     """A label map's grid, its canonical order the image's; reported if it is another grid."""
-    if grid.stored_shape[:3] == image_grid.stored_shape[:3] and _same_affine(grid, image_grid):
-        # At 45° rounding alone decides which axis is called X: take the image's word for both.
-        grid = ExamGrid(grid.stored_shape, grid.affine, grid.header, image_grid.axes, image_grid.flips)
+    grid = grid.lying_as(image_grid)
     if difference := grid.difference_from(image_grid):
         problem = f"the label map is not on its image's grid: {difference}"
         report(Problem(path, problem, "Draw or resample (nearest neighbour) the label map on this very image"))
     return grid
-
-
-def _same_affine(first: ExamGrid, second: ExamGrid) -> bool:
-    if millimetres_per_unit(first.header) != millimetres_per_unit(second.header):
-        return False
-    apart = corner_distance(first.affine, second.affine, first.stored_shape)
-    return apart <= CORNER_TOLERANCE_VOXELS * np.linalg.norm(first.affine[:3, :3], axis=0).min()

@@ -1,7 +1,7 @@
 """Where an exam's voxels lie: the order in which they are stored, and the canonical one (closest to RAS)."""
 
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
+from itertools import permutations, product
 
 import nibabel as nib
 import numpy as np
@@ -77,6 +77,17 @@ class ExamGrid:
         """The inverse of `to_canonical`: a volume [X, Y, Z] in the file's own order and shape."""
         stored = volume[self._steps()].transpose(np.argsort(self.axes))
         return stored.reshape(self.stored_shape)
+
+    def lying_as(self, other: "ExamGrid") -> "ExamGrid":
+        """This grid in the canonical order in which its voxels lie as the other's do; as it is, if there is none.
+
+        Which order is closest to RAS can be ambiguous: at 45° rounding alone decides which axis is called Y and which Z.
+        """
+        if self.difference_from(other) is None:
+            return self
+        orders = product(permutations(range(3)), product((False, True), repeat=3))
+        turned = (replace(self, axes=axes, flips=flips) for axes, flips in orders)
+        return next((grid for grid in turned if grid.difference_from(other) is None), self)
 
     def difference_from(self, other: "ExamGrid") -> str | None:
         """What sets two grids apart, in canonical order, for people; None if they are the same."""

@@ -94,6 +94,25 @@ def test_at_45_degrees_rounding_does_not_part_a_label_map_from_its_image(tmp_pat
     np.testing.assert_array_equal(exam.labels, exam.image > 60)
 
 
+@pytest.mark.parametrize("degrees", [45.0, -45.0, 135.0])
+@pytest.mark.parametrize("axes", ["RAS", "RSA", "LPI", "SAR", "IRP", "ASL"])
+def test_at_45_degrees_a_label_map_in_another_order_lies_on_its_image(tmp_path, axes, degrees):
+    """Which of two axes is closest to which is a matter of the last bit, which every order rounds in its own way."""
+    volume = ramp((5, 6, 4))
+    image_path = write_nifti(tmp_path / "image.nii", volume, oblique_affine((1, 1, 1), degrees))
+    image = nib.load(image_path)
+    start = nib.orientations.axcodes2ornt("RAS")
+    for seed in range(8):
+        turned = image.as_reoriented(nib.orientations.ornt_transform(start, nib.orientations.axcodes2ornt(axes)))
+        affine = turned.affine * (1 + 1e-7 * np.random.default_rng(seed).standard_normal((4, 4)))
+        affine[3] = (0, 0, 0, 1)
+        label_path = write_nifti(
+            tmp_path / "labels.nii", (turned.get_fdata() > 60).astype(np.uint8), affine, qform_code=0
+        )
+        exam = load_exam(Case("a", image_path, label_path), ("tibia",))
+        np.testing.assert_array_equal(exam.labels, exam.image > 60)
+
+
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "SLP", "PIR"])
 @pytest.mark.parametrize(("qform_code", "sform_code"), [(1, 2), (3, 0), (0, 4)])
 @pytest.mark.parametrize("order", ["<", ">"])
