@@ -11,6 +11,7 @@ from torch import Tensor
 from mtmd_core.calibration import calibrate
 from mtmd_core.config import AUTOENCODER, NetworkConfig
 from mtmd_core.data.batches import draw_batch
+from mtmd_core.data.identity import exam_record
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.data.split import leave_one_out
 from mtmd_core.devices import to_device
@@ -246,7 +247,7 @@ class Learner:
         return self.contrast.prototypes(self.network, terms.contrast, plan.round, self.steps(plan), policy)
 
     def remember(self, plan: RoundPlan, state: SiteState) -> None:
-        """Save the round's private state, and forget what no later visit can ask for.
+        """Save the round's private state and which exams it was trained on, and forget what no later visit can ask for.
 
         A server whose last checkpoint is damaged goes on from the one before, and asks for the round after it once more, while
         this site is a round further on: it goes back by two.
@@ -254,6 +255,7 @@ class Learner:
         goes_on = optimiser_tensors(self.network, self.optimiser)
         goes_on |= {f"{name}/{RESIDUAL}": tensor for name, tensor in self._residual.items()}
         goes_on |= {_EMBEDDINGS + name: tensor for name, tensor in self.contrast.tensors().items()}
+        state.note_exams(plan.run, exam_record(self.data))
         state.save(plan.run, plan.round, self._private(), goes_on)
         begun = {self._began_from, state.before(plan.run, self._began_from)}
         state.forget(plan.run, {plan.round, *begun}, plan.best_round)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from mtmd_core.data.dataset import load_dataset
+from mtmd_core.data.identity import differences, exam_record
 from mtmd_core.data.site_data import SiteData, load_site
 from mtmd_core.data.validation import check_dataset
 from mtmd_core.devices import choose_device, limit_threads, memory_of
@@ -167,7 +168,7 @@ class Site:
 
     def _learner_for(self, plan: RoundPlan) -> Learner:
         if self.learner is None or self._run != plan.run:
-            self.learner = Learner(plan, self.load_data(plan.slice_size, plan.slice_axis), self.device)
+            self.learner = Learner(plan, self._exams_of(plan.run, plan), self.device)
             self._run = plan.run
         return self.learner
 
@@ -176,11 +177,23 @@ class Site:
             return None
         if self._prior is None:
             self._prior = SitePrior(self.state, self.device)
+        run = terms.prior.run
+        return self._prior.term(plan, terms.prior, terms.prior_shared, lambda: self._exams_of(run, plan))
 
-        def load() -> SiteData:
-            return self.load_data(plan.slice_size, plan.slice_axis)
+    def _exams_of(self, run: str, plan: RoundPlan) -> SiteData:
+        """The site's exams, cut as a plan says.
 
-        return self._prior.term(plan, terms.prior, terms.prior_shared, load)
+        Raises:
+            DataError: if they are not those that the run was begun with here.
+        """
+        data, begun = self.load_data(plan.slice_size, plan.slice_axis), self.state.exams(run)
+        changed = differences(begun, exam_record(data)) if begun is not None else ""
+        if changed:
+            raise DataError(
+                f"{self.name} did not begin run {run} with these exams: {changed}. Which exam tests and which ones train depends "
+                "on all of them: put them back as they were, and new ones aside, until the run has ended."
+            )
+        return data
 
     def check_limits(self, plan: RoundPlan, terms: Terms = NO_TERMS) -> None:
         """Refuse a plan that asks for more than the site's own settings allow.

@@ -1,9 +1,10 @@
-"""What a site remembers of a run: its private parameters and its optimiser's state, round by round.
+"""What a site remembers of a run: its private parameters and its optimiser's state, round by round, and its exams.
 
 Rounds are remembered apart, so that a visit that comes twice starts both times from where it should, and a round that
 turns out to be the best one is still there.
 """
 
+import json
 import logging
 import re
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from mtmd_core.data.identity import ExamRecord
+from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.tensor_files import DamagedFileError, load_tensors, save_tensors
 
@@ -49,6 +52,12 @@ class SiteState(Protocol):
     def frozen(self, run: str, round_: int) -> dict[str, Tensor] | None:
         """What :meth:`freeze` kept of that very round, if it is there and whole."""
 
+    def note_exams(self, run: str, exams: ExamRecord) -> None:
+        """Keep which exams a run was begun with; those that are kept of it already stay."""
+
+    def exams(self, run: str) -> ExamRecord | None:
+        """The exams that a run was begun with; None if it was not begun here, or nothing is known of them."""
+
     def forget(self, run: str, keep: set[int], best_round: int) -> None:
         """Forget all rounds but ``keep`` and what :meth:`private_upto` would find for ``best_round``.
 
@@ -64,6 +73,7 @@ class MemoryState:
         self._private: dict[tuple[str, int], dict[str, Tensor]] = {}
         self._optimiser: dict[tuple[str, int], dict[str, Tensor]] = {}
         self._frozen: dict[tuple[str, int], dict[str, Tensor]] = {}
+        self._exams: dict[str, ExamRecord] = {}
 
     def save(self, run: str, round_: int, private: Mapping[str, Tensor], optimiser: Mapping[str, Tensor]) -> None:
         """See :class:`SiteState`. The optimiser's tensors are kept as they are: the process goes on with them."""
@@ -93,6 +103,14 @@ class MemoryState:
         """See :class:`SiteState`."""
         return self._frozen.get((run, round_))
 
+    def note_exams(self, run: str, exams: ExamRecord) -> None:
+        """See :class:`SiteState`."""
+        self._exams.setdefault(run, exams)
+
+    def exams(self, run: str) -> ExamRecord | None:
+        """See :class:`SiteState`."""
+        return self._exams.get(run)
+
     def forget(self, run: str, keep: set[int], best_round: int) -> None:
         """See :class:`SiteState`."""
         kept = keep | {_newest_upto(self._rounds(run), best_round)}
@@ -106,7 +124,8 @@ class MemoryState:
 class DiskState:
     """A site's memory on its own disk: ``FOLDER/RUN/000012.private.safetensors`` and ``….optimiser.safetensors``.
 
-    A network that is trained no more is ``FOLDER/RUN/frozen.safetensors``.
+    A network that is trained no more is ``FOLDER/RUN/frozen.safetensors``, what tells a run's exams from others
+    ``FOLDER/RUN/exams.json``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -162,6 +181,22 @@ class DiskState:
             return None
         return tensors if facts == {"run": run, "round": round_} else None
 
+    def note_exams(self, run: str, exams: ExamRecord) -> None:
+        """See :class:`SiteState`."""
+        if self.exams(run) is None:
+            write_json(self._exams_file(run), exams)
+
+    def exams(self, run: str) -> ExamRecord | None:
+        """See :class:`SiteState`. A damaged file is passed over."""
+        path = self._exams_file(run)
+        if not path.is_file():
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            log.warning("which exams the run was begun with is passed over: %s: %s", path, error)
+            return None
+
     def forget(self, run: str, keep: set[int], best_round: int) -> None:
         """See :class:`SiteState`."""
         rounds = self._rounds(run)
@@ -180,6 +215,9 @@ class DiskState:
 
     def _frozen_file(self, run: str) -> Path:
         return self._folder(run) / "frozen.safetensors"
+
+    def _exams_file(self, run: str) -> Path:
+        return self._folder(run) / "exams.json"
 
     def _folder(self, run: str) -> Path:
         # The name comes from the coordinator and must not lead out of this site's own folder.

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,11 +15,12 @@ import numpy as np
 
 from .batches import SliceSource
 from .dataset import Case, Dataset, load_dataset, load_exam
+from .identity import voxel_digest
 from .nifti import load_grid
 from .slices import SliceGrid, common_slice_axis, cut_image, cut_labels, normalise, slice_grid
 
 CACHE_FORMAT = 1
-"""Raised whenever what is cached, or how it is computed, changes."""
+"""Raised whenever what is cached, or how it is computed, changes; an exam that only lacks something is cut anew where it is."""
 UNREADABLE = (OSError, EOFError, ValueError, KeyError)
 """What reading an exam from the cache raises that is not there yet, or was cut short by a crash."""
 
@@ -28,7 +29,8 @@ UNREADABLE = (OSError, EOFError, ValueError, KeyError)
 class CutExam:
     """One exam as slices, with its ground truth in the exam's own canonical grid; arrays are memory-mapped or in memory.
 
-    ``images`` [S, size, size] float32, normalised; ``labels`` [S, size, size] uint8; ``truth`` [X, Y, Z] uint8.
+    ``images`` [S, size, size] float32, normalised; ``labels`` [S, size, size] uint8; ``truth`` [X, Y, Z] uint8. ``digests``:
+    ``image`` and ``labels`` → digest of what was cut (:func:`.identity.voxel_digest`).
     """
 
     name: str
@@ -37,6 +39,7 @@ class CutExam:
     truth: np.ndarray
     grid: SliceGrid
     spacing_mm: tuple[float, float, float]
+    digests: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,8 @@ def _read_cache(place: Path, case: Case, in_memory: bool) -> CutExam:
         for name in ("images", "labels", "truth")
     }
     grid = SliceGrid(facts["axis"], tuple(facts["shape"]), facts["size"], (facts["content"][0], facts["content"][1]))
-    return CutExam(case.name, **arrays, grid=grid, spacing_mm=tuple(facts["spacing_mm"]))
+    spacing_mm, digests = tuple(facts["spacing_mm"]), facts["digests"]
+    return CutExam(case.name, **arrays, grid=grid, spacing_mm=spacing_mm, digests=digests)
 
 
 def _fill_cache(place: Path, dataset: Dataset, case: Case, axis: int, size: int) -> None:
@@ -121,7 +125,8 @@ def _fill_cache(place: Path, dataset: Dataset, case: Case, axis: int, size: int)
         np.save(draft / "images.npy", cut_image(normalise(exam.image), grid))
         np.save(draft / "labels.npy", cut_labels(exam.labels, grid))
         np.save(draft / "truth.npy", exam.labels)
-        facts = {**asdict(grid), "spacing_mm": [float(length) for length in exam.spacing_mm]}
+        digests = {"image": voxel_digest(exam.image), "labels": voxel_digest(exam.labels)}
+        facts = {**asdict(grid), "spacing_mm": [float(length) for length in exam.spacing_mm], "digests": digests}
         (draft / "exam.json").write_text(json.dumps(facts), encoding="utf-8")
         shutil.rmtree(place, ignore_errors=True)  # what could not be read
         draft.replace(place)

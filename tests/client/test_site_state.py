@@ -143,3 +143,23 @@ def test_a_frozen_network_that_was_damaged_is_passed_over(disk):
     path = next(disk.folder.rglob("frozen.safetensors"))
     path.write_bytes(path.read_bytes()[:-2])
     assert disk.frozen("a", 2) is None
+
+
+def test_the_exams_of_a_run_are_those_that_it_was_begun_with(state):
+    assert state.exams("a") is None
+    state.note_exams("a", {"A1": {"image": "ab", "spacing_mm": [0.5, 0.7, 3.0]}})
+    state.note_exams("a", {"A2": {"image": "cd"}})
+    state.forget("a", keep={3}, best_round=1)
+    assert state.exams("a") == {"A1": {"image": "ab", "spacing_mm": [0.5, 0.7, 3.0]}}
+    assert state.exams("b") is None
+    assert state.newest("a", upto=5).round == 3
+
+
+def test_a_damaged_note_of_a_runs_exams_is_passed_over(disk, caplog):
+    disk.note_exams("a", {"A1": {"image": "ab"}})
+    path = disk.folder / "a" / "exams.json"
+    path.write_text(path.read_text()[:-5])
+    assert disk.exams("a") is None
+    assert "passed over" in caplog.text
+    disk.note_exams("a", {"A2": {"image": "cd"}})
+    assert disk.exams("a") == {"A2": {"image": "cd"}}

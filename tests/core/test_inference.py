@@ -39,7 +39,7 @@ def exam(axis: int = 2, size: int = 64) -> CutExam:
     grid = slice_grid(truth.shape, spacing, axis, size)
     # Nearest, as labels are: between levels there is no other level.
     images = cut_labels(truth, grid).astype(np.float32)
-    return CutExam("a", images, cut_labels(truth, grid), truth, grid, spacing)
+    return CutExam("a", images, cut_labels(truth, grid), truth, grid, spacing, {})
 
 
 @pytest.mark.parametrize("axis", [0, 2])

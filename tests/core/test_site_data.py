@@ -1,3 +1,4 @@
+import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -101,6 +102,16 @@ def test_a_damaged_cache_is_cut_anew(folder, name, keep):
     before = cached(folder)
     load(folder)
     assert cached(folder) == before
+
+
+def test_an_exam_that_was_cut_by_an_earlier_version_is_cut_anew_in_its_place(folder):
+    expected = {name: exam.digests for name, exam in load(folder).exams.items()}
+    for path in (folder.parent / "cache").glob("*/exam.json"):
+        path.write_text(
+            json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "digests"})
+        )
+    assert {name: exam.digests for name, exam in load(folder).exams.items()} == expected
+    assert len(list((folder.parent / "cache").iterdir())) == 3
 
 
 def test_runs_that_begin_together_cut_each_exam_once(folder):
