@@ -16,6 +16,7 @@ from mtmd_core.page.best_effort import best_effort
 
 from .centralised import run_centralised, total_steps
 from .progress import RunDisplay
+from .run_exams import check_exams, note_exams
 from .run_page import REPORT, note_facts, told_by, write_run_page
 from .similarities import similarity_facts
 
@@ -27,17 +28,19 @@ def run(config: RunConfig, sites: dict[str, SiteData], folder: Path, console: Co
     """One run over sites that are ready; one that was made in this folder before is not made again.
 
     Raises:
-        ConfigurationError: if the folder holds another run.
+        ConfigurationError: if the folder holds another run, or this one with other exams.
     """
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     saved = finished_summary(config, folder)
+    check_exams(sites, folder)
     if saved is not None:
         console.print(f"this run was made before; to make it again, remove {folder}", markup=False)
         _print_scores(saved, folder, console)
         return saved
     save_config(config, folder / CONFIG)
     note_facts(config, sites, folder)
+    note_exams(sites, folder)
     if config.mode == "federated":
         from . import federated  # Flower is slow to import, and runs on pooled data do without
 
@@ -60,7 +63,7 @@ def run(config: RunConfig, sites: dict[str, SiteData], folder: Path, console: Co
 
 
 def finished_summary(config: RunConfig, folder: Path) -> dict | None:
-    """The summary of this very run, if the folder holds it.
+    """The summary of this very run, if the folder holds it; whether with the same exams, :func:`.run_exams.check_exams` says.
 
     Raises:
         ConfigurationError: if the folder holds another run.

@@ -6,7 +6,7 @@ that was stopped goes on with the same command.
 
 import os
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from mtmd_core.quantities import say_duration
 from mtmd_core.strategies import TRANSFERS
 
 from .data import load_sites, make_phantoms
+from .run_exams import check_exams, noted_exams
 from .runs import finished_summary
 from .worker import RunProcess
 
@@ -90,7 +91,8 @@ def conduct(
         wanted: whether a network and a strategy are to be combined.
 
     Raises:
-        ConfigurationError: before anything runs, if a run cannot be as it is asked for, or its folder holds another one.
+        ConfigurationError: before anything runs, if a run cannot be as it is asked for, or its folder holds another one, or the
+            same with other exams.
         DataError: before anything runs, for exams that cannot be used.
     """
     configs = {network: compose_network(words, network, config.study.networks) for network in config.study.networks}
@@ -103,14 +105,14 @@ def carry_out(planned: Sequence[PlannedRun], jobs: int, console: Console) -> Out
     """Make those of the planned runs that are not finished yet, ``jobs`` at a time, with a line for each.
 
     Raises:
-        ConfigurationError: before anything runs, if a run's folder holds another one.
+        ConfigurationError: before anything runs, if a run's folder holds another one, or the same with other exams.
         DataError: before anything runs, for exams that cannot be used.
     """
     summaries = {
         run.key: summary for run in planned if (summary := finished_summary(run.config, run.folder)) is not None
     }
     pending = [run for run in planned if run.key not in summaries]
-    _check_exams(pending)
+    _check_exams(planned, summaries)
     already = f", {len(summaries)} of them already finished" if summaries else ""
     threads = planned[0].config.threads
     console.print(f"{len(planned)} runs{already}; {jobs} at a time, threads each: {threads}", markup=False)
@@ -202,12 +204,19 @@ def dice_of(summary: dict) -> dict[str, float | None]:
     return {site: values["foreground_mean"]["dice"] for site, values in summary["sites"].items()}
 
 
-def _check_exams(pending: Sequence[PlannedRun]) -> None:
-    """Read all exams once: what cannot be used is said before anything runs, and the runs find their slices cut."""
-    last = max((run.config.fold for run in pending), default=0)
-    cuts = {(run.config.data.slice_size, run.config.data.slice_axis): run.config for run in pending}
-    for config in cuts.values():
-        load_sites(replace(config, fold=last))
+def _check_exams(planned: Sequence[PlannedRun], finished: Container[Hashable]) -> None:
+    """Read all exams once: what cannot be used, or is not what a run was begun with, is said before anything runs, and the runs
+    find their slices cut. For runs that are finished their exams need not be there any more.
+    """
+    last = max((run.config.fold for run in planned if run.key not in finished), default=0)
+    by_cut: dict[tuple[int, str], list[PlannedRun]] = {}
+    for run in planned:
+        if run.key not in finished or (noted_exams(run.folder) and all(map(os.path.isdir, run.config.sites.values()))):
+            by_cut.setdefault((run.config.data.slice_size, run.config.data.slice_axis), []).append(run)
+    for runs in by_cut.values():
+        sites = load_sites(replace(runs[0].config, fold=last))
+        for run in runs:
+            check_exams(sites, run.folder)
 
 
 def _make(

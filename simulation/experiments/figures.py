@@ -23,6 +23,7 @@ from ..figures.representations import draw_representations
 from ..found_runs import FoundRun, runs_asked_for
 from ..phantom.datasets import usable_cores
 from ..pictures import fullest_slice
+from ..run_exams import check_exams
 from ..study import strategies_of
 from ..trained import TrainedNetwork, autoencoders, segmentation_networks
 from .table4 import PROPOSED
@@ -37,7 +38,7 @@ def run_figures(config: RunConfig, words: Sequence[str], folder: Path, console: 
     and ``attention.png``, and puts them into the page of ``study.folder`` too. Says which runs were begun and are not finished.
 
     Raises:
-        ConfigurationError: without a folder, or if it holds no finished run of these.
+        ConfigurationError: without a folder, if it holds no finished run of these, or if a run's exams have changed.
     """
     finished, unfinished = runs_asked_for(config, console)
     source, wanted = Path(config.study.folder), _wanted(finished, config)
@@ -45,6 +46,8 @@ def run_figures(config: RunConfig, words: Sequence[str], folder: Path, console: 
     networks = dict.fromkeys(run.key.network for run in wanted)
     by_network = {network: [run for run in wanted if run.key.network == network] for network in networks}
     sites = {network: load_sites(replace(own[0].config, fold=0)) for network, own in by_network.items()}
+    for run in wanted:
+        check_exams(sites[run.key.network], run.folder)
 
     def drawn(name: str, caption: str) -> Path:
         captions[name] = caption
