@@ -1,6 +1,7 @@
 """Finished runs on exams that they have not seen: whose network scores what, and against whom it is held."""
 
 import csv
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -156,6 +157,49 @@ def test_what_says_nothing_is_refused_before_anything_is_scored(place: Path, tmp
         with pytest.raises((ConfigurationError, DataError), match=text):
             simulate(compose("simulate", words), tmp_path / "out", Console(quiet=True), words)
         assert not (tmp_path / "out/external.csv").exists()
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_exams_that_were_only_packed_anew_or_moved_are_none_that_no_run_has_seen(
+    place: Path, tmp_path: Path, noted: bool
+) -> None:
+    """Known by what the run noted of its exams, or, of an earlier version's run, by those that lie where they lay."""
+    study = tmp_path / "study"
+    shutil.copytree(place / "study/runs/att_unet/local/fold_0", study)
+    if not noted:
+        (study / "exams.json").unlink()
+    given = shutil.copytree(place / "sites/knee", tmp_path / "given")
+    exam = given / "imagesTr/knee_exam_2_0000.nii.gz"
+    packed = gzip.compress(gzip.decompress(exam.read_bytes()), compresslevel=1, mtime=1)
+    assert packed != exam.read_bytes()
+    exam.write_bytes(packed)
+    for number in (0, 1, 3):
+        (given / f"imagesTr/knee_exam_{number}_0000.nii.gz").unlink()
+        (given / f"labelsTr/knee_exam_{number}.nii.gz").unlink()
+    words = ["experiment=external", f"study.folder='{study}'", f"sites={{knee: '{given}'}}"]
+    words.append(f"data.cache_dir='{place / 'cache'}'")
+    with pytest.raises(
+        ConfigurationError, match=r"knee's knee_exam_2 is knee_exam_2 of .*, which att_unet .* has seen"
+    ):
+        simulate(compose("simulate", words), tmp_path / "out", Console(quiet=True), words)
+    assert not (tmp_path / "out/external.csv").exists()
+
+
+def test_what_a_run_noted_is_enough_to_know_its_exams_again(place: Path, tmp_path: Path) -> None:
+    """Without it, and without the exams, nothing can be told, which is said once a folder."""
+    study = shutil.copytree(place / "study", tmp_path / "study")
+    for path in study.rglob("config.yaml"):
+        path.write_text(path.read_text().replace(str(place / "sites"), str(tmp_path / "gone")))
+    words = ["experiment=external", f"study.folder='{study}'", f"sites={{knee: '{place / 'sites/knee'}'}}"]
+    words.append(f"data.cache_dir='{place / 'cache'}'")
+    with pytest.raises(ConfigurationError, match=r"knee's knee_exam_0 is knee_exam_0 of .*gone/knee, which att_unet"):
+        simulate(compose("simulate", words), tmp_path / "out", Console(quiet=True), words)
+    for path in study.rglob("exams.json"):
+        path.unlink()
+    with open(tmp_path / "printed", "w+", encoding="utf-8") as printed:
+        simulate(compose("simulate", words), tmp_path / "out", Console(file=printed, width=300), words)
+        text = Path(printed.name).read_text(encoding="utf-8")
+    assert text.count("saw these exams cannot be told") == len(SITES)
 
 
 def test_phantoms_of_the_runs_own_seed_are_no_fresh_ones(phantom_cache: Path, tmp_path: Path) -> None:
