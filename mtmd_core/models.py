@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from mtmd_core.config import NO_WEIGHTS, NetworkConfig
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.networks.build import build_network
 from mtmd_core.strategies import LabelSpace
-from mtmd_core.tensor_files import DamagedFileError, load_tensors, save_tensors
+from mtmd_core.tensor_files import DamagedFileError, load_tensors, peek_facts, save_tensors
 
 KIND = "mtmd model 1"
 
@@ -78,9 +79,27 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
         DamagedFileError: if the file is no model or was damaged.
     """
     tensors, facts = load_tensors(path)
+    card = _card(path, facts)
+    unloaded = replace(card.network, encoder_weights=NO_WEIGHTS)  # the file has the encoder's weights as trained
+    network = build_network(unloaded, card.domains, seed=0)
+    network.to(_precision(path, tensors))
+    network.load_state_dict(tensors)
+    return network.eval(), card
+
+
+def load_card(path: Path) -> ModelCard:
+    """Read the card of a network alone: quickly, so whether its weights are whole is not looked at.
+
+    Raises:
+        DamagedFileError: if the file is no model or was cut short.
+    """
+    return _card(path, peek_facts(path))
+
+
+def _card(path: Path, facts: Mapping[str, Any]) -> ModelCard:
     if facts.get("kind") != KIND:
         raise DamagedFileError(f"{path} is no model: it says '{facts.get('kind')}', expected '{KIND}'.")
-    card = ModelCard(
+    return ModelCard(
         network=NetworkConfig(**facts["network"]),
         strategy=facts["strategy"],
         slice_size=facts["slice_size"],
@@ -89,11 +108,6 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
             for name, site in facts["sites"].items()
         },
     )
-    unloaded = replace(card.network, encoder_weights=NO_WEIGHTS)  # the file has the encoder's weights as trained
-    network = build_network(unloaded, card.domains, seed=0)
-    network.to(_precision(path, tensors))
-    network.load_state_dict(tensors)
-    return network.eval(), card
 
 
 def _precision(path: Path, tensors: Mapping[str, Tensor]) -> torch.dtype:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -64,10 +64,23 @@ def peek_tensors(path: Path, prefix: str) -> tuple[dict[str, Tensor], dict]:
     Raises:
         DamagedFileError: if the file is missing, cut short or of another kind.
     """
+    return _peek(path, lambda name: name.startswith(prefix))
+
+
+def peek_facts(path: Path) -> dict:
+    """The facts alone, unchecked like :func:`peek_tensors`: what a file is for, before it is read whole.
+
+    Raises:
+        DamagedFileError: if the file is missing, cut short or of another kind.
+    """
+    return _peek(path, lambda name: False)[1]
+
+
+def _peek(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, Tensor], dict]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - not a mapping
+            names = filter(wanted, file.keys())
             return {name: file.get_tensor(name) for name in names}, json.loads(metadata["facts"])
     except (OSError, SafetensorError, KeyError) as error:
         raise DamagedFileError(f"{path} cannot be read as a file of tensors: {error}") from None

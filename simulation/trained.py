@@ -9,7 +9,7 @@ from torch import nn
 from mtmd_core.config import AUTOENCODER, RunConfig
 from mtmd_core.devices import choose_device
 from mtmd_core.errors import ConfigurationError
-from mtmd_core.models import SiteCard, load_model
+from mtmd_core.models import SiteCard, load_card, load_model
 from mtmd_core.strategies import strategy_named
 
 MODELS, ALL_SITES = "models", "all_sites"
@@ -41,8 +41,17 @@ def segmentation_networks(config: RunConfig, folder: Path) -> dict[str, TrainedN
     Raises:
         ConfigurationError: if the networks are not there.
     """
-    pooled = network_file(folder, ALL_SITES)
-    return _by_site(config, [pooled] if pooled.is_file() else [network_file(folder, site) for site in config.sites])
+    return _by_site(config, _segmentation_files(config, folder))
+
+
+def segmentation_cards(config: RunConfig, folder: Path) -> dict[str, SiteCard]:
+    """Site → what its network of :func:`segmentation_networks` knows of it, without the network being read.
+
+    Raises:
+        ConfigurationError: if the networks are not there.
+    """
+    files = _segmentation_files(config, folder)
+    return {site: card for file in files for site, card in load_card(_there(file)).sites.items()}
 
 
 def autoencoders(config: RunConfig, folder: Path) -> dict[str, TrainedNetwork]:
@@ -59,14 +68,23 @@ def autoencoders(config: RunConfig, folder: Path) -> dict[str, TrainedNetwork]:
     return _by_site(config, [Path(config.autoencoder.model or network_file(folder, AUTOENCODER))])
 
 
+def _segmentation_files(config: RunConfig, folder: Path) -> list[Path]:
+    pooled = network_file(folder, ALL_SITES)
+    return [pooled] if pooled.is_file() else [network_file(folder, site) for site in config.sites]
+
+
 def _by_site(config: RunConfig, files: Sequence[Path]) -> dict[str, TrainedNetwork]:
     found, device = {}, choose_device(config.device)
     for file in files:
-        if not file.is_file():
-            raise ConfigurationError(
-                f"{file} is missing, though its run is finished: remove the run's folder and make it again."
-            )
-        network, card = load_model(file)
+        network, card = load_model(_there(file))
         network = network.to(device)
         found |= {site: TrainedNetwork(network, own) for site, own in card.sites.items()}
     return found
+
+
+def _there(file: Path) -> Path:
+    if not file.is_file():
+        raise ConfigurationError(
+            f"{file} is missing, though its run is finished: remove the run's folder and make it again."
+        )
+    return file

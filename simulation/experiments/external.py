@@ -34,7 +34,7 @@ from ..comparison import (
     pair_columns,
 )
 from ..found_runs import FoundRun, name_in_study, runs_asked_for
-from ..trained import TrainedNetwork, segmentation_networks
+from ..trained import segmentation_cards, segmentation_networks
 from ..unseen import unseen_exams
 
 WIDE = 100
@@ -62,12 +62,12 @@ def run_external(config: RunConfig, words: Sequence[str], folder: Path, console:
     def exams(site: str, size: int, axis: int) -> SiteData:
         return load_site(site, Path(config.sites[site]), size, str(axis), Path(config.data.cache_dir))
 
-    wanted = [(run, chosen) for run in runs if (chosen := _networks(run, config, exams, console))]
+    wanted = [(run, chosen) for run in runs if (chosen := _tested_sites(run, config, exams, console))]
     tested: dict[tuple[str, str], Tested] = {}
-    for place, (run, networks) in enumerate(wanted, start=1):
+    for place, (run, chosen) in enumerate(wanted, start=1):
         console.print(f"{place}/{len(wanted)} {run}", markup=False)
         own = tested.setdefault((run.key.network, run.title), Tested(run.title, run.config, {}))
-        own.scores[run.key.fold] = _score(run, networks, exams)
+        own.scores[run.key.fold] = _score(run, chosen, config.device, exams)
     if not tested:
         raise ConfigurationError(f"no run of {config.study.folder} is tested on {', '.join(sorted(config.sites))}.")
     rows = [_row(own, list(tested.values()), sorted(config.sites)) for own in tested.values()]
@@ -132,32 +132,37 @@ Exams = Callable[[str, int, int], SiteData]
 """Site, size of a slice and slice axis → its exams."""
 
 
-def _networks(run: FoundRun, config: RunConfig, exams: Exams, console: Console) -> dict[str, TrainedNetwork]:
-    """Site → the network that the run has for it, for sites that it is tested on; reads their exams.
+def _tested_sites(run: FoundRun, config: RunConfig, exams: Exams, console: Console) -> list[str]:
+    """The sites that a run is tested on; reads their exams, and of the run's networks the cards alone.
 
     Raises:
-        ConfigurationError: if a site's exams have other structures.
+        ConfigurationError: if a site's exams have other structures, or a network is missing.
     """
     source = strategy_named(run.key.strategy).source
-    networks = segmentation_networks(replace(run.config, device=config.device), run.folder)
-    chosen = {site: networks[site] for site in sorted(networks.keys() & config.sites.keys() - {source})}
+    cards = segmentation_cards(run.config, run.folder)
+    chosen = sorted(cards.keys() & config.sites.keys() - {source})
     if not chosen:
         console.print(f"{run} is tested on none of these sites and left out", markup=False)
-    for site, own in chosen.items():
-        structures = exams(site, run.config.data.slice_size, own.card.slice_axis).structures
-        if structures != own.card.structures:
+    for site in chosen:
+        structures = exams(site, run.config.data.slice_size, cards[site].slice_axis).structures
+        if structures != cards[site].structures:
             raise ConfigurationError(
-                f"{run} knows {', '.join(own.card.structures)} at {site}, {config.sites[site]} has {', '.join(structures)}: "
+                f"{run} knows {', '.join(cards[site].structures)} at {site}, {config.sites[site]} has {', '.join(structures)}: "
                 "give exams with the same structures in the same order."
             )
     return chosen
 
 
-def _score(run: FoundRun, networks: Mapping[str, TrainedNetwork], exams: Exams) -> dict[str, SiteScores]:
-    """Site → scores of its exams, at the precision of the run's own tests: pooled ones follow its autocast, a site's do not."""
+def _score(run: FoundRun, sites: Sequence[str], device: str, exams: Exams) -> dict[str, SiteScores]:
+    """Site → scores of its exams, at the precision of the run's own tests: pooled ones follow its autocast, a site's do not.
+
+    The run's networks are in memory for as long as this takes: a study has many runs.
+    """
     bf16 = run.config.training.autocast and run.config.mode == "centralised"
+    networks = segmentation_networks(replace(run.config, device=device), run.folder)
     scores = {}
-    for site, own in networks.items():
+    for site in sites:
+        own = networks[site]
         data = exams(site, run.config.data.slice_size, own.card.slice_axis)
         scores[site] = evaluate_exams(own.network, own.card.space, data, list(data.exams), bf16)
     return scores

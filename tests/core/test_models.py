@@ -3,7 +3,7 @@ import torch
 
 from mtmd_core.config import NetworkConfig
 from mtmd_core.errors import ConfigurationError
-from mtmd_core.models import ModelCard, SiteCard, load_model, save_model
+from mtmd_core.models import ModelCard, SiteCard, load_card, load_model, save_model
 from mtmd_core.networks.build import build_network
 from mtmd_core.strategies import label_spaces, strategy_named
 from mtmd_core.tensor_files import DamagedFileError, load_tensors, save_tensors
@@ -59,6 +59,18 @@ def test_a_file_of_two_precisions_is_no_model(tmp_path):
     save_model(tmp_path / "a", network, card)
     with pytest.raises(DamagedFileError, match=r"numbers in torch\.float32, torch\.float64, expected one"):
         load_model(tmp_path / "a")
+
+
+def test_a_card_is_read_without_the_network(tmp_path):
+    network, card = model("dsl")
+    save_model(tmp_path / "a", network, card)
+    assert load_card(tmp_path / "a") == card
+    (tmp_path / "a").write_bytes((tmp_path / "a").read_bytes()[:-1])
+    with pytest.raises(DamagedFileError, match="cannot be read as a file of tensors"):
+        load_card(tmp_path / "a")
+    save_tensors(tmp_path / "b", {}, {"kind": "state"})
+    with pytest.raises(DamagedFileError, match="is no model: it says 'state'"):
+        load_card(tmp_path / "b")
 
 
 def test_a_site_that_the_model_does_not_know_is_refused():

@@ -1,7 +1,9 @@
 """Finished runs on exams that they have not seen: whose network scores what, and against whom it is held."""
 
 import csv
+import gc
 import gzip
+import io
 import json
 import shutil
 from pathlib import Path
@@ -17,6 +19,7 @@ from mtmd_core.data.site_data import load_site
 from mtmd_core.errors import ConfigurationError, DataError
 from mtmd_core.evaluation import evaluate_exams
 from mtmd_core.models import load_model, save_model
+from mtmd_core.networks.att_unet import AttUNet
 from simulation.command import simulate
 from simulation.data import load_sites, make_phantoms
 from simulation.runs import run
@@ -124,6 +127,42 @@ def test_a_run_that_is_not_tested_on_any_of_the_sites_is_left_out(place: Path, t
     words = words_of(place, f"knee: '{place / 'others/knee'}'")
     summary = simulate(compose("simulate", words), tmp_path, Console(quiet=True), words)
     assert [row["method"] for row in summary["rows"]] == ["dsl_2", "dsl_pooled", "local"]
+
+
+class Watched(io.StringIO):
+    """What is printed, and the networks that are in memory while each run's line is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.networks: list[int] = []
+
+    def write(self, text: str) -> int:
+        if "/6 att_unet" in text:
+            self.networks.append(networks_in_memory())
+        return super().write(text)
+
+
+def networks_in_memory() -> int:
+    gc.collect()
+    return sum(type(each) is AttUNet for each in gc.get_objects())
+
+
+def test_no_more_than_one_runs_networks_are_in_memory(place: Path, tmp_path: Path) -> None:
+    """None while it is announced; what other tests have left in this process is there all the time."""
+    words, watched = words_of(place), Watched()
+    before = networks_in_memory()
+    simulate(compose("simulate", words), tmp_path, Console(file=watched, width=200), words)
+    assert watched.networks == [before] * 6
+
+
+def test_a_network_that_is_missing_is_said_before_anything_is_scored(place: Path, tmp_path: Path) -> None:
+    study = shutil.copytree(place / "study", tmp_path / "study")
+    (study / "runs/att_unet/transfer_knee/fold_0/models/ankle.safetensors").unlink()
+    words = words_of(place, None, f"study.folder='{study}'")
+    with open(tmp_path / "printed", "w+", encoding="utf-8") as printed:
+        with pytest.raises(ConfigurationError, match=r"ankle.safetensors is missing, though its run is finished"):
+            simulate(compose("simulate", words), tmp_path / "out", Console(file=printed, width=200), words)
+        assert "/6" not in Path(printed.name).read_text(encoding="utf-8")
 
 
 def test_any_number_of_sites_may_be_named() -> None:
