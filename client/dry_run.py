@@ -104,7 +104,7 @@ def _visits(settings: SiteSettings, structures: int, asked: Asked) -> dict[str, 
     )
     site.check_limits(plan)
     classes = {settings.site: structures + 1}
-    network = build_network(NetworkConfig(plan.network, plan.width, plan.encoder_weights), classes, plan.seed)
+    network = build_network(NetworkConfig(plan.network, plan.width), classes, plan.seed)
     parts = partition(network.to(getattr(torch, plan.dtype)), strategy_named(plan.strategy).sharing)
     shared = take(network, parts.shared)
     contribution = Contribution(SHARED, shared)

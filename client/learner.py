@@ -78,7 +78,8 @@ class Learner:
         self.space = label_space(plan, data)
         self.split = leave_one_out(list(data.exams), plan.fold)
         network = NetworkConfig(plan.network, plan.width, plan.encoder_weights)
-        initial = build_network(network, {self.space.domain: self.space.classes}, plan.seed)
+        # An encoder's weights are for what no message brings, the first values of private layers; a site calls nobody for them.
+        initial = build_network(network, {self.space.domain: self.space.classes}, plan.seed, download=False)
         self.network = to_device(initial, device, plan.dtype, plan.channels_last)
         self.partition = partition(self.network, strategy_named(plan.strategy).sharing)
         named = dict(self.network.named_parameters())

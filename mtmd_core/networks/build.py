@@ -24,13 +24,14 @@ OUTPUT_SPREAD = 0.1
 """Spread of an output layer's first weights, as a fraction of that of the other layers."""
 
 
-def build_network(config: NetworkConfig, domains: Mapping[str, int], seed: int) -> nn.Module:
+def build_network(config: NetworkConfig, domains: Mapping[str, int], seed: int, download: bool = True) -> nn.Module:
     """Build a network and initialise it; an encoder's pre-trained weights, where asked for, take the place of drawn ones.
 
     Args:
         config: which network, how wide, and where its encoder's weights come from.
         domains: domain → number of classes, background included; empty for shared layers only.
         seed: of the run; see :func:`initialise`.
+        download: whether an encoder's weights from ImageNet may be downloaded where they are not in the cache.
 
     Raises:
         ConfigurationError: for an unknown network, or if the weights that are asked for cannot be had.
@@ -45,7 +46,7 @@ def build_network(config: NetworkConfig, domains: Mapping[str, int], seed: int) 
             )
         from .encoder_weights import read_encoder_weights
 
-        network.load_encoder(read_encoder_weights(config.encoder_weights, network.encoder_name))
+        network.load_encoder(read_encoder_weights(config.encoder_weights, network.encoder_name, download))
     return network
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import timm
 import torch
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -38,13 +38,15 @@ CLASSIFIERS = {
 }
 
 
-def read_encoder_weights(word: str, encoder_name: str) -> dict[str, Tensor]:
+def read_encoder_weights(word: str, encoder_name: str, download: bool = True) -> dict[str, Tensor]:
     """Weights of an encoder, complete and checked.
 
     Args:
         word: ``imagenet``, or the path of a .pth or .safetensors file with the state of timm's classifier; the classifier's
             head may be there or not.
         encoder_name: what timm calls the encoder.
+        download: whether weights from ImageNet that are not in the cache of Hugging Face are downloaded into it; if not, the hub
+            is neither called nor looked up.
 
     Returns:
         The state of timm's encoder with ``features_only``.
@@ -52,7 +54,7 @@ def read_encoder_weights(word: str, encoder_name: str) -> dict[str, Tensor]:
     Raises:
         ConfigurationError: if the weights cannot be had or are another encoder's, with what to do.
     """
-    given = _from_hub(encoder_name) if word == IMAGENET else _from_file(Path(word))
+    given = _from_hub(encoder_name, download) if word == IMAGENET else _from_file(Path(word))
     names = CLASSIFIERS[encoder_name]
     with torch.device("meta"):
         wanted = timm.create_model(encoder_name, pretrained=False, features_only=True).state_dict()
@@ -99,11 +101,19 @@ def _problem(wanted: Tensor, given: Any) -> str:
     return ""
 
 
-def _from_hub(encoder_name: str) -> dict[str, Tensor]:
+def _from_hub(encoder_name: str, download: bool) -> dict[str, Tensor]:
     repository = timm.get_pretrained_cfg(encoder_name).hf_hub_id
     cached = try_to_load_from_cache(repository, HUB_FILE)
     if isinstance(cached, str):
         return _from_file(Path(cached))  # without asking the hub whether it has another
+    if not download:
+        folder = f"models--{repository.replace('/', '--')}"
+        raise ConfigurationError(
+            f"the ImageNet weights of {encoder_name} are not in this machine's cache, and nothing is downloaded here: run "
+            f"'hf download {repository} {HUB_FILE}' where there is a network, and copy the folder {folder} from the cache there "
+            f"(~/.cache/huggingface/hub) to {constants.HF_HUB_CACHE} here. With network.encoder_weights={NO_WEIGHTS} there is no "
+            "need of any."
+        )
     remedy = (
         f"Download {HUB_FILE} of https://huggingface.co/{repository} where there is a network and give its path as "
         f"network.encoder_weights, or give network.encoder_weights={NO_WEIGHTS} to start from random weights."

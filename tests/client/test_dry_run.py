@@ -1,8 +1,11 @@
 """What a site shows of what would leave: exactly what leaves, and nothing is written."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from asked import PLAN
 from recorded_federation import RecordingGrid, open_sites
 from records import arrays_in
 from tiny_sites import run_words, write_sites
@@ -13,6 +16,7 @@ from client.settings import SiteSettings
 from client.verify_ledger import verify_ledger
 from mtmd_core.config_files import compose
 from mtmd_core.errors import ConfigurationError, DataError
+from mtmd_core.wire import to_record
 from server.app import coordinate
 from server.run_store import RunStore
 
@@ -79,6 +83,16 @@ def test_the_sites_own_policy_decides(
     assert all(text in shown for text in there), shown
     assert not any(text in shown for text in absent)
     assert not (tmp_path / "state").exists()
+
+
+def test_what_would_leave_of_a_pretrained_network_is_told_without_its_weights(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    plan = replace(PLAN, network="efficient_unet", encoder_weights="imagenet", slice_size=32)
+    (tmp_path / "last_plan.json").write_text(json.dumps({"plan": to_record(plan), "contrast": None}))
+    assert dry_run(SiteSettings("knee", tmp_path, folders["knee"]), None) == 0
+    assert "encoder.conv_stem.weight  float32 40×3×3×3" in capsys.readouterr().out
 
 
 def test_a_plan_that_is_none_is_named(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -183,6 +183,35 @@ def test_imagenet_in_the_cache_needs_no_network(efficient, tmp_path, monkeypatch
     assert asked == [("timm/efficientnet_b3.ra2_in1k", "model.safetensors")]
 
 
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache of Hugging Face, beside which nothing can be downloaded."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("mtmd_core.networks.encoder_weights.get_hf_file_metadata", None)
+    monkeypatch.setattr("mtmd_core.networks.encoder_weights.hf_hub_download", None)
+    return tmp_path / "hub"
+
+
+def test_where_nothing_is_downloaded_the_error_says_how_to_fill_the_cache(cache):
+    text = (
+        r"efficientnet_b3 are not in this machine's cache, .* 'hf download timm/efficientnet_b3.ra2_in1k model.safetensors' "
+        rf"where .*copy the folder models--timm--efficientnet_b3.ra2_in1k .* to {cache} here.*encoder_weights=none"
+    )
+    with pytest.raises(ConfigurationError, match=text):
+        build_network(NetworkConfig("efficient_unet", encoder_weights="imagenet"), {"knee": 2}, 0, download=False)
+
+
+def test_a_folder_that_was_copied_into_the_cache_is_found(cache, efficient):
+    """As the error says; a copy through a medium without links has the file itself where the cache has a link."""
+    copied = cache / "models--timm--efficientnet_b3.ra2_in1k"
+    (copied / "refs").mkdir(parents=True)
+    (copied / "refs/main").write_text("1" * 40)
+    (copied / "snapshots" / ("1" * 40)).mkdir(parents=True)
+    save_file(efficient[0], copied / "snapshots" / ("1" * 40) / "model.safetensors")
+    weights = read_encoder_weights("imagenet", "efficientnet_b3", download=False)
+    assert torch.equal(weights["conv_stem.weight"], efficient[0]["conv_stem.weight"])
+
+
 def test_a_trained_network_is_read_without_the_encoders_weights(efficient, tmp_path):
     spaces = label_spaces("dsl", {"knee": 1})
     config = NetworkConfig("efficient_unet", encoder_weights=str(efficient[1]))
