@@ -24,6 +24,7 @@ class Fault(StrEnum):
 
     WRONG_SHAPE = "arrays of another name, type or shape"
     NOT_FINITE = "not finite"
+    NOT_COUNTS = "counts that are no whole numbers"
     TOO_FEW = "too few exams or slices"
     TOO_MANY = "more slices than its site can have"
     MEAN_TOO_LONG = "a mean longer than any embedding"
@@ -78,16 +79,14 @@ def from_arrays(
     """What :func:`to_arrays` was given.
 
     Raises:
-        ValueError: if names, dtypes or shapes are not those of :func:`array_shapes`, or a count is no number; the text begins
-            with a :class:`Fault`. What the numbers mean is for :func:`fault_of`.
+        ValueError: if names, dtypes or shapes are not those of :func:`array_shapes`, or a count is no whole number; the
+            text begins with a :class:`Fault`. What the numbers mean is for :func:`fault_of`.
     """
     given = {name: array_shape(array) for name, array in arrays.items()}
     reason = misfit(array_shapes(sizes, rank, components), given)
     if reason is not None:
         raise ValueError(f"{Fault.WRONG_SHAPE}: {reason}")
-    if not np.isfinite(arrays[COUNTS]).all():
-        raise ValueError(f"{Fault.NOT_FINITE}: {COUNTS}")
-    slices, exams = (int(count) for count in arrays[COUNTS])
+    slices, exams = _counts(arrays[COUNTS])
     prototypes = []
     for number, size in enumerate(sizes, start=1):
         prefix = f"s{number}/"
@@ -164,6 +163,16 @@ def fault_of(
     if log_push(prototype, temperature) > most_log_push(temperature) + TOLERANCE:
         return Fault.CONTRADICTED_NU
     return None
+
+
+def _counts(counts: np.ndarray) -> tuple[int, int]:
+    """Slices and exams, from [2]."""
+    if not np.isfinite(counts).all():
+        raise ValueError(f"{Fault.NOT_FINITE}: {COUNTS}")
+    if not ((counts >= 0) & (counts == np.floor(counts))).all():
+        raise ValueError(f"{Fault.NOT_COUNTS}: {COUNTS}")
+    slices, exams = counts
+    return int(slices), int(exams)
 
 
 def _mean_square(exact: Mapping[str, Tensor]) -> float:

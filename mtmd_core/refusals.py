@@ -20,6 +20,7 @@ class Reason(StrEnum):
     WRONG_PARAMETERS = "wrong_parameters"
     NOT_FINITE = "not_finite"
     OUTLYING_NORM = "outlying_norm"
+    UNREADABLE = "unreadable"
 
 
 MEANING = {
@@ -34,4 +35,5 @@ MEANING = {
     Reason.WRONG_PARAMETERS: "its parameters have other names, shapes or dtypes than those that were asked for",
     Reason.NOT_FINITE: "its parameters hold NaN or infinity",
     Reason.OUTLYING_NORM: "its update is many times as long as the run's last ones",
+    Reason.UNREADABLE: "the server could not read it; the coordinator's log says where",
 }

@@ -1,4 +1,4 @@
-"""Which replies are fit to aggregate, and why not. Every reply is looked at alone.
+"""Which replies are fit to aggregate, and why not. Every reply is looked at alone, and none can end a run.
 
 What is said of a refused one goes into logs, so nothing is quoted of it but numbers and names that were known before: whatever
 else a reply holds may have been written by anybody.
@@ -7,6 +7,8 @@ else a reply holds may have been written by anybody.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from logging import getLogger
+from traceback import format_tb
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -36,6 +38,8 @@ from mtmd_core.wire import (
 
 from .prototype_shelf import PrototypeShelf
 from .update_norms import update_norm
+
+log = getLogger(__name__)
 
 TRAINING_SLICES = "training_slices"
 MAX_METRIC = 1e12
@@ -106,11 +110,18 @@ class _Unfit(Exception):  # noqa: N818 - carries a verdict from where it is foun
 
 
 def admit(message: Message, site: str, visit: Visit) -> Reply | Refusal:
-    """Look at one reply to a visit, which ``site`` must have sent."""
+    """Look at one reply to a visit, which ``site`` must have sent.
+
+    Never raises: what nobody foresaw in a reply is a refusal of that site's reply, and the log says where it came up.
+    """
     try:
         return _looked_at(message, site, visit)
     except _Unfit as unfit:
         return Refusal(site, unfit.reason, unfit.detail)
+    except Exception as error:  # of whatever kind: its text may quote the reply and is left out
+        kind, places = type(error).__name__, "".join(format_tb(error.__traceback__))
+        log.error("the reply of %s could not be read: %s was raised at\n%s", site, kind, places.rstrip())
+        return Refusal(site, Reason.UNREADABLE, f"it could not be read ({kind})")
 
 
 def _looked_at(message: Message, site: str, visit: Visit) -> Reply:

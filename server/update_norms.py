@@ -39,7 +39,7 @@ def update_norm(
         statistics: names of running statistics, which follow the data and are no steps.
 
     Returns:
-        NaN or infinity where a value that was brought is, statistics apart.
+        NaN or infinity where a value that was brought is, statistics apart; infinity where the length is too large to square.
 
     >>> update_norm({"a": np.float32([4, 6])}, {"a": np.float32([1, 2])}, "shared")
     5.0
@@ -50,7 +50,8 @@ def update_norm(
             continue
         tensor = as_tensor(array)
         step = tensor - as_tensor(before[name]) if record == SHARED else tensor
-        square += float(torch.linalg.vector_norm(step)) ** 2
+        norm = float(torch.linalg.vector_norm(step))
+        square += norm * norm  # not norm ** 2, which raises where this is infinite
     return math.sqrt(square)
 
 

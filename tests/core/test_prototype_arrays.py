@@ -159,6 +159,12 @@ def test_over_its_own_slices_the_push_is_one_in_the_mean():
     assert float(push.max()) < log_push(own) + 0.05 < 0.5
 
 
+def test_counts_have_no_size_at_which_they_cannot_be_looked_at():
+    for slices in (2.0**64, 3e38):
+        arrays = to_arrays(prototypes()) | {"counts": np.float32([slices, 4])}
+        assert refusal(arrays, SIZES) == f"{Fault.TOO_MANY}: s1"
+
+
 @pytest.mark.parametrize("temperature", [0.05, 0.1, 1.0])
 def test_sound_prototypes_pass_at_every_temperature(temperature):
     random = torch.Generator().manual_seed(1)
@@ -187,6 +193,8 @@ def test_embeddings_on_a_ring_pass_although_they_push_hardest_where_none_is(temp
         ({"s2/mean": np.zeros(17, np.float32)}, "s2/mean is float32[17], expected float32[16]"),
         ({"s2/mean": np.zeros(16)}, "s2/mean is float64[16]"),
         ({"counts": np.array([np.nan, 3], np.float32)}, "not finite: counts"),
+        ({"counts": np.array([120.5, 3], np.float32)}, "no whole numbers: counts"),
+        ({"counts": np.array([120, -3], np.float32)}, "no whole numbers: counts"),
     ],
 )
 def test_arrays_of_another_kind_are_refused(change, reason):

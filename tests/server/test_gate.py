@@ -239,6 +239,22 @@ def test_an_update_too_long_to_measure_is_outlying_too():
     assert (refusal.reason, refusal.detail) == (Reason.OUTLYING_NORM, "its update has norm inf; no number")
 
 
+def test_one_parameter_of_double_precision_may_be_too_long_to_measure_too():
+    content, shape = good(), {"b": ("float64", (1,))}
+    content["shared"] = record_of({"b": np.float64([1e200])})
+    refusal = looked_at(content, expected=shape, before={"b": np.zeros(1)})
+    assert (refusal.reason, refusal.detail) == (Reason.OUTLYING_NORM, "its update has norm inf; no number")
+
+
+def test_what_nobody_foresaw_is_a_refusal_and_the_log_says_where_it_came_up(caplog):
+    content = good()
+    refusal = looked_at(content, before={})  # as if the gate itself did not know what the round began with
+    assert refusal == Refusal("ankle", Reason.UNREADABLE, "it could not be read (KeyError)")
+    assert "the reply of ankle could not be read: KeyError was raised at" in caplog.text
+    assert "update_norm" in caplog.text
+    assert "KeyError: 'a'" not in caplog.text  # the text of an exception may quote what came
+
+
 def test_parameters_that_were_not_asked_for_are_refused():
     assert "it holds the records" in verdict(good(), None).detail
     assert "2 of another name than the 0 expected" in verdict(good(), {}).detail
@@ -291,6 +307,8 @@ def test_prototypes_come_with_a_reply_and_count_as_bytes():
     ("arrays", "reason"),
     [
         ({"counts": np.float32([49, 12])}, "too few exams or slices: s1"),
+        ({"counts": np.float32([60.5, 12])}, "counts that are no whole numbers: counts"),
+        ({"counts": np.float32([2.0**64, 12])}, "more slices than its site can have: s1"),
         ({"s1_mean": np.full(64, np.inf, np.float32)}, "not finite: s1"),
         ({"counts": np.float32([60, 12, 1])}, "its prototypes do not fit: counts is float32[3], expected float32[2]"),
         ({"counts": np.array([60.0, 12.0])}, "its prototypes do not fit: counts is float64[2]"),

@@ -25,6 +25,12 @@ def test_what_is_not_finite_has_no_finite_norm() -> None:
     assert math.isinf(update_norm({"w": np.float32([np.inf, 1])}, {}, UPDATE))
 
 
+def test_a_length_that_float64_cannot_square_is_infinite() -> None:
+    assert update_norm({"w": np.float64([1e200])}, {}, UPDATE) == math.inf
+    assert update_norm({"w": np.float64([-1e200])}, {"w": np.float64([1e200])}, SHARED) == math.inf
+    assert update_norm({"w": np.float64([3e150]), "v": np.float64([4e150])}, {}, UPDATE) == pytest.approx(5e150)
+
+
 def test_without_a_history_there_is_no_limit() -> None:
     recent = RecentNorms(factor=10)
     assert recent.limit() == math.inf
