@@ -49,13 +49,17 @@ def revoke(words: Sequence[str]) -> int:
 
 
 def sites(words: Sequence[str]) -> int:
-    """List the sites that were ever admitted; the exit code."""
+    """List the sites that were ever admitted, and their keys; the exit code."""
     parser = _parser("sites", "List the sites that were admitted, with their keys' fingerprints.")
     given = parser.parse(words)
-    entries = _admission(given.state).entries()
+    admission = _admission(given.state)
+    entries = admission.entries()
     for site, entry in entries.items():
         print(f"{site}  {'admitted' if entry.revoked is None else 'revoked'}  {entry.revoked or entry.admitted}")
         print(f"  fingerprint  {entry.card.fingerprint}")
+        for fingerprint, former in admission.replaced().items():
+            if former.card.site == site:
+                print(f"  former key   {fingerprint}, revoked {former.revoked}")
     if not entries:
         print("no site is admitted yet: `mtmd-server admit FILE` admits one")
     return 0
