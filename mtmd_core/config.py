@@ -170,8 +170,9 @@ class FederationConfig:
     Strategies with an anatomical prior federate their auto-encoder first, for ``autoencoder_rounds`` of the same kind.
     Before a received model is evaluated, a site measures its running statistics anew over ``calibration_batches`` batches
     (:mod:`mtmd_core.calibration`). ``expected_sites`` sites must be there before the first round starts; a round closes on
-    ``quorum`` replies (all of them when not given) once ``round_timeout_seconds`` have passed. A site that was refused
-    ``refusals_before_set_aside`` times in a row is asked no more until it is readmitted; an update of more than
+    ``quorum`` replies (all of them when not given) once ``round_timeout_seconds`` have passed, and a run stops that has fewer
+    sites left. A site that was refused ``refusals_before_set_aside`` times in a row is asked no more until it is readmitted, one
+    that is revoked until it is admitted again; an update of more than
     ``outlying_norm_factor`` times the usual norm is refused (:mod:`server.update_norms`; no limit when not given).
     """
 

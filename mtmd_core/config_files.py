@@ -92,6 +92,7 @@ PATIENCE = (
     "data.in_memory",
     "federation.ledger",
     "federation.outlying_norm_factor",
+    "federation.quorum",
     "federation.refusals_before_set_aside",
     "federation.release",
     "experiment",

@@ -71,6 +71,11 @@ class Admission:
         entry = self.entries().get(site)
         return entry is not None and entry.revoked is None
 
+    def is_revoked(self, site: str) -> bool:
+        """Whether a site was admitted once and may not take part any more."""
+        entry = self.entries().get(site)
+        return entry is not None and entry.revoked is not None
+
     def admit(self, card: SiteCard, now: datetime) -> Entry | None:
         """Let a site take part, or again; its former entry, or None if there was none.
 

@@ -120,7 +120,7 @@ def coordinate(
 
 
 def _roll_call(fleet: Fleet, count: int, names: Sequence[str], timeout: float, store: RunStore) -> dict[str, SiteFacts]:
-    """Wait for the run's sites; one that goes on waits for those that it began with, except who is set aside.
+    """Wait for the run's sites; one that goes on waits for those that it began with, except who is set aside or revoked.
 
     Raises:
         RunFailedError: if they are not what they were.
@@ -131,12 +131,14 @@ def _roll_call(fleet: Fleet, count: int, names: Sequence[str], timeout: float, s
         sites = fleet.assemble(count, names, timeout)
         store.remember_sites({site: facts.structures for site, facts in sites.items()})
         return sites
-    aside = set(store.standing.set_aside()) & set(known)
-    sites = fleet.assemble(len(known) - len(aside), sorted(set(known) - aside), timeout)
+    awaited = sorted(set(known) - set(store.standing.set_aside()))
+    sites = fleet.assemble(len(awaited), awaited, timeout, spare_revoked=True)
     structures = {site: facts.structures for site, facts in fleet.sites.items() if site in known}
     if structures != {site: known[site] for site in structures}:
         raise RunFailedError(f"the run began with sites and structures {known}, these are {structures}.")
-    return sites | {site: SiteFacts(site, known[site]) for site in aside}
+    if revoked := fleet.revoked(awaited):
+        log.warning("the run goes on without waiting for %s: revoked", ", ".join(revoked))
+    return {site: SiteFacts(site, structures) for site, structures in known.items()} | sites
 
 
 def _train_autoencoder(

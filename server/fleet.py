@@ -84,20 +84,27 @@ class Fleet(Grid):
         return dict(sorted(self._facts.items()))
 
     def node_of(self, site: str) -> int:
-        """The node that a site was last seen as."""
+        """The node that a site was last seen as; only for one of :attr:`sites`."""
         return self._nodes[site]
 
     def site_of(self, node_id: int) -> str:
         """The site that is, or once was, behind a node."""
         return self._site_by_node[node_id]
 
-    def assemble(self, count: int, names: Iterable[str], timeout: float) -> dict[str, SiteFacts]:
+    def revoked(self, sites: Iterable[str]) -> list[str]:
+        """Those of some sites that were admitted once and may not take part any more."""
+        return [] if self._admission is None else [site for site in sites if self._admission.is_revoked(site)]
+
+    def assemble(
+        self, count: int, names: Iterable[str], timeout: float, spare_revoked: bool = False
+    ) -> dict[str, SiteFacts]:
         """Wait until the expected sites are there.
 
         Args:
             count: how many sites.
             names: which ones; empty for any.
             timeout: seconds to wait.
+            spare_revoked: whether not to wait for those of ``names`` that are revoked.
 
         Raises:
             UnreachableError: naming who is missing.
@@ -110,12 +117,13 @@ class Fleet(Grid):
                 for site, facts in self.sites.items()
                 if (not wanted or site in wanted) and self._is_expected(site)
             }
-            if len(present) >= count:
-                return dict(list(present.items())[:count])
+            needed = count - len(self.revoked(wanted)) if spare_revoked else count
+            if len(present) >= needed:
+                return dict(list(present.items())[:needed])
             if time.monotonic() > deadline:
-                missing = f"; missing: {', '.join(sorted(wanted - set(present)))}" if wanted else ""
                 raise UnreachableError(
-                    f"{len(present)} of {count} sites came within {timeout:g} s ({', '.join(present) or 'none'}){missing}. "
+                    f"{len(present)} of {needed} sites came within {timeout:g} s ({', '.join(present) or 'none'})"
+                    f"{self._missing(wanted - set(present))}. "
                     "Start mtmd-client at each site, or wait longer (federation.join_timeout_seconds)."
                 )
             time.sleep(POLL_SECONDS[1])
@@ -219,6 +227,11 @@ class Fleet(Grid):
     def _is_expected(self, site: str) -> bool:
         """Whether a reply of a site may still come: not once it was revoked."""
         return self._admission is None or self._admission.is_admitted(site)
+
+    def _missing(self, sites: Iterable[str]) -> str:
+        """Who has not come, for a message; empty if nobody was expected by name."""
+        names = [f"{site} (revoked)" if self.revoked([site]) else site for site in sorted(sites)]
+        return f"; missing: {', '.join(names)}" if names else ""
 
     def _note_presence(self, nodes: Iterable[int]) -> None:
         """Say who is connected, if that has changed."""

@@ -12,6 +12,7 @@ from mtmd_core.strategies import Sharing
 from mtmd_core.wire import EVALUATE, NOTICE, TRAIN, to_record
 
 from .aggregation import average
+from .attendance import Attendance
 from .fleet import Fleet
 from .gate import TRAINING_SLICES, Refusal, Reply, Visit, admit
 from .model_choice import VALIDATION_DICE, ModelChoice
@@ -51,6 +52,7 @@ class DomainStrategy(Strategy):
         self.rounds = plans.phase.rounds
         self.timeout = plans.config.federation.round_timeout_seconds
         self.standing = store.standing
+        self.attendance = Attendance(plans.sites, plans.config.federation.quorum, store.standing, fleet)
         self.norms = RecentNorms(plans.config.federation.outlying_norm_factor, plans.contribution)
         self._by_slices = plans.config.federation.site_weights == "slices"
         self.choice = ModelChoice(apart=plans.sharing is Sharing.NOTHING)
@@ -64,6 +66,7 @@ class DomainStrategy(Strategy):
         self._holders: set[str] = set()  # of the auto-encoder, as far as is known
         self._brought: dict[str, int] = {}  # bytes of prototypes and auto-encoder to each site in this round
         self._training: list[str] = []  # who trains in this round
+        self._measuring: list[str] = []  # who measures what the last round ended with and does not train in this one
         self._trained: set[str] = set()  # who has private parameters of this phase
         self._resume()
         self._first = self.finished
@@ -83,41 +86,19 @@ class DomainStrategy(Strategy):
         """
         round_ = self._first + server_round
         self._readmit(round_)
-        training = self._training = self.plans.training_sites(round_, self._present())
+        present, due = self.attendance.present(), self._is_due(round_)
+        training = self._training = self.plans.training_sites(round_, present)
+        self._measuring = [site for site in present if due and site in self._trained and site not in training]
         part = self.plans.phase.part
         message = f"{part + ', ' if part else ''}round {round_} of {self.rounds}"
         self.store.progress(part or "training", self.finished, message, training)
         self._brought = {}
-        due = self._is_due(round_)
         messages = self._messages(TRAIN, dict.fromkeys(training, round_), arrays, validate=due)
-        if due:
-            messages += self._messages(EVALUATE, dict.fromkeys(self._measuring(), round_ - 1), arrays, validate=True)
-        return messages
+        return messages + self._messages(EVALUATE, dict.fromkeys(self._measuring, round_ - 1), arrays, validate=True)
 
     def _is_due(self, round_: int) -> bool:
         """Whether the model that a round begins with is to be measured."""
         return (round_ - 1) % self.plans.config.federation.validate_every_rounds == 0
-
-    def _measuring(self) -> list[str]:
-        """The sites that measure what the last round ended with and do not train in this one: those that can."""
-        return [site for site in self._present() if site in self._trained and site not in self._training]
-
-    def _present(self) -> list[str]:
-        """The sites that are asked at all.
-
-        Raises:
-            RunFailedError: if they are fewer than the quorum.
-        """
-        aside = self.standing.set_aside()
-        present = [site for site in self.plans.sites if site not in aside]
-        quorum = self.plans.config.federation.quorum or 1
-        if len(present) < quorum:
-            raise RunFailedError(
-                f"{', '.join(aside)} were refused too often and are set aside, so that {len(present)} of {len(self.plans.sites)} "
-                f"sites are left and the quorum is {quorum}: see `mtmd-server status`, mend what is wrong there, and give "
-                "`mtmd-server readmit SITE`, then the same command again."
-            )
-        return present
 
     def _readmit(self, round_: int) -> None:
         for site in self.standing.readmit(self.fleet.sites):
@@ -128,7 +109,7 @@ class DomainStrategy(Strategy):
         """Admit each reply by itself, average in the order of site names, let the optimiser step, save, tell."""
         round_ = self._first + server_round
         training, replies = self._training, list(replies)
-        measuring = dict.fromkeys(self._measuring() if self._is_due(round_) else (), round_ - 1)
+        measuring = dict.fromkeys(self._measuring, round_ - 1)
         admitted = self._admit(self._from(training, replies), dict.fromkeys(training, round_), TRAIN)
         mean = self._average(admitted)
         self._note_terms(round_, training, admitted)
@@ -170,7 +151,7 @@ class DomainStrategy(Strategy):
         Returns:
             Each site's round, and the shared parameters of the chosen one.
         """
-        sites, last = self._present(), self.finished
+        sites, last = self.attendance.present(), self.finished
         self.store.progress("evaluation", last, "validating the last round", sites)
         self._note_validation(last, self._evaluate(dict.fromkeys(sites, last), self.shared, validate=True))
         chosen = {site: self.choice.best_round(site) or last for site in sites}
@@ -223,7 +204,9 @@ class DomainStrategy(Strategy):
         self, replies: Iterable[Message], rounds: Mapping[str, int], kind: str, quorum: int | None = None
     ) -> list[Reply]:
         """The replies that are fit to use; ``quorum``: how many are needed, if not as many as the plans say."""
-        verdicts = {site: Refusal(site, Reason.NO_REPLY, "no reply in time") for site in rounds}
+        revoked = self.fleet.revoked(rounds)
+        silence = {site: "it was revoked" if site in revoked else "no reply in time" for site in rounds}
+        verdicts = {site: Refusal(site, Reason.NO_REPLY, detail) for site, detail in silence.items()}
         longest = self.norms.limit()
         for message in replies:
             site = self.fleet.site_of(message.metadata.src_node_id)

@@ -229,6 +229,18 @@ def test_a_site_that_comes_back_under_its_number_gets_its_message_again(
     assert [node for node, kind in grid.received if kind == "train"] == [11, 11]
 
 
+def test_at_roll_call_a_revoked_site_is_named_and_where_a_run_goes_on_not_waited_for(
+    grid: NodesComeAndGo, admission: Admission
+) -> None:
+    admission.revoke("knee", datetime.now(UTC))
+    fleet = Fleet(grid, admission=admission)
+    assert fleet.revoked(["ankle", "hip", "knee"]) == ["knee"]
+    with pytest.raises(UnreachableError, match=r"1 of 2 sites.*missing: knee \(revoked\)"):
+        fleet.assemble(2, ["ankle", "knee"], timeout=0.01)
+    assert list(fleet.assemble(2, ["ankle", "knee"], timeout=5, spare_revoked=True)) == ["ankle"]
+    assert Fleet(grid).revoked(["knee"]) == []
+
+
 def test_nobody_waits_for_a_site_that_was_revoked(grid: NodesComeAndGo, admission: Admission) -> None:
     fleet = Fleet(grid, admission=admission)
     fleet.assemble(2, [], timeout=5)
