@@ -154,6 +154,14 @@ class DomainStrategy(Strategy):
         sites, last = self.attendance.present(), self.finished
         self.store.progress("evaluation", last, "validating the last round", sites)
         self._note_validation(last, self._evaluate(dict.fromkeys(sites, last), self.shared, validate=True))
+        if (missed := self.choice.overlooked) is not None:
+            log.warning(
+                "the chosen round is %d, although round %d was no worse at the sites that measured it (%s): a round that more "
+                "sites measured comes first. Revoke a site that stays away, and rounds are compared without it from then on",
+                self.choice.best_round(sites[0]),
+                missed.round,
+                ", ".join(missed.sites),
+            )
         chosen = {site: self.choice.best_round(site) or last for site in sites}
         shared = self.shared if chosen == dict.fromkeys(sites, last) else self.best
         return chosen, Checkpoint(max(chosen.values()), shared)
@@ -257,7 +265,12 @@ class DomainStrategy(Strategy):
         return [reply for reply in replies if self.fleet.site_of(reply.metadata.src_node_id) in sites]
 
     def _note_validation(self, round_: int, metrics: Metrics) -> None:
-        """The sites measured what ``round_`` ended with, which is what ``shared`` still holds."""
+        """The sites measured what ``round_`` ended with, which is what ``shared`` still holds.
+
+        A site that was revoked measures nothing more: what came after it is compared with what came before over the others.
+        """
+        for site in self.fleet.revoked(self.plans.sites):
+            self.choice.leave_out(site)
         if self.choice.note(round_, metrics):
             self.best = self.shared
             self.store.save_best(round_, self.shared)
@@ -298,12 +311,15 @@ class DomainStrategy(Strategy):
         by_round: dict[int, dict[str, dict]] = {}
         for line in self.store.metrics():
             by_round.setdefault(line["round"], {})[line["site"]] = line
-        # The best round alone where it was measured: an earlier one may have had a site more, which is set aside now.
+        # The best round alone where it was measured: an earlier one may have had a site more, which is left out now.
         alone = best is not None and best.round + 1 in by_round and self.plans.sharing is not Sharing.NOTHING
         for round_, metrics in sorted(by_round.items()):
             self._trained |= {site for site, line in metrics.items() if "steps" in line}
             self.norms.add([line["update_norm"] for line in metrics.values() if "update_norm" in line])
             if best and (round_ - 1 == best.round or (not alone and round_ - 1 < best.round)):
                 self.choice.note(round_ - 1, metrics)
-        for site in self.standing.set_aside():
+        for site in (*self.standing.set_aside(), *self.fleet.revoked(self.plans.sites)):
             self.choice.leave_out(site)
+        for round_, metrics in sorted(by_round.items()):
+            if best and round_ - 1 > best.round:
+                self.choice.pass_over(round_ - 1, metrics)

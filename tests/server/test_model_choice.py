@@ -1,6 +1,6 @@
 import pytest
 
-from server.model_choice import VALIDATION_DICE, ModelChoice
+from server.model_choice import VALIDATION_DICE, ModelChoice, Overlooked
 
 
 def scores(**dice: float) -> dict[str, dict[str, float]]:
@@ -30,6 +30,32 @@ def test_a_round_that_more_sites_measured_is_better_whatever_its_mean():
         choice.note(4, scores(ankle=0.8, knee=0.5)),
     ]
     assert better == [True, True, False, True]
+
+
+def test_once_a_site_is_left_out_later_rounds_are_compared_over_the_others():
+    choice = ModelChoice(apart=False)
+    choice.note(5, scores(ankle=0.5, knee=0.6, shoulder=0.9))
+    assert not choice.note(6, scores(ankle=0.6, knee=0.7))
+    choice.leave_out("shoulder")
+    assert not choice.note(7, scores(ankle=0.5, knee=0.5))
+    assert choice.note(8, scores(ankle=0.6, knee=0.6))
+    assert choice.best_round("ankle") == 8
+
+
+def test_a_later_round_that_was_no_worse_at_fewer_sites_is_known_until_a_better_one_comes():
+    choice = ModelChoice(apart=False)
+    choice.note(1, scores(ankle=0.5, knee=0.6, shoulder=0.9))
+    choice.note(2, scores(ankle=0.5, knee=0.5, shoulder=0.8))
+    choice.note(3, scores(ankle=0.5, knee=0.5))
+    assert choice.overlooked is None
+    choice.note(4, scores(ankle=0.6, knee=0.5))
+    choice.note(5, scores(ankle=0.4, knee=0.5))
+    assert choice.overlooked == Overlooked(4, ("ankle", "knee"))
+    choice.note(6, scores(ankle=0.7, knee=0.7, shoulder=0.9))
+    assert (choice.overlooked, choice.best_round("ankle")) == (None, 6)
+    choice.leave_out("shoulder")
+    choice.pass_over(7, scores(ankle=0.8, knee=0.8))  # whose parameters were not kept
+    assert (choice.overlooked, choice.best_round("ankle")) == (Overlooked(7, ("ankle", "knee")), 6)
 
 
 def test_sites_apart_have_a_best_round_each():

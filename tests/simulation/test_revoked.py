@@ -1,5 +1,6 @@
 """A site that is revoked while a run goes on, or while it rests: the run goes on without it as far as its quorum allows."""
 
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,12 +13,15 @@ from tiny_sites import run_words, write_sites
 from mtmd_core.config import RunConfig
 from mtmd_core.config_files import compose
 from mtmd_core.credentials import new_private_key, public_pem
+from mtmd_core.durable import read_json_lines
 from mtmd_core.errors import RunFailedError
 from mtmd_core.site_card import SiteCard
+from mtmd_core.wire import RoundPlan
 from server import fleet as fleet_module
 from server.admission import Admission
 from server.app import Outcome, coordinate
 from server.flower_internals import NodeInfo
+from server.model_choice import VALIDATION_DICE
 from server.run_store import RunStore
 
 OnRound = Callable[[int, dict], None]
@@ -67,10 +71,11 @@ class Federation:
         self.cards = {site: SiteCard(site, public_pem(new_private_key().public_key())) for site in folders}
         for card in self.cards.values():
             self.admission.admit(card, NOW)
+        self.absent: Callable[[str, str, RoundPlan], bool] = lambda *_: False
         self._sites = open_sites(folders, place / "cache", place / "sites")
 
     def go(self, config: RunConfig, on_round: OnRound = lambda *_: None) -> Outcome:
-        self.grid = KeyedGrid(self._sites)
+        self.grid = KeyedGrid(self._sites, self.absent)
         self.grid.keys = {node: self.cards[site].public_key.encode() for node, site in self.grid.names.items()}
         store = RunStore(self.run, config, every_round=True)
         return coordinate(self.grid, config, store, on_round, admission=Admission(self.run))
@@ -88,6 +93,14 @@ class Federation:
     def revoke(self, site: str) -> None:
         self.admission.revoke(site, NOW)
 
+    def best_over(self, sites: list[str], since: int) -> int:
+        """The last of the rounds from ``since`` on with the greatest mean score of some sites, which all measured."""
+        dice: dict[int, list[float]] = {}
+        for line in read_json_lines(self.run / "round_metrics.jsonl"):
+            if line["site"] in sites and line.get("validated_round", 0) >= since:
+                dice.setdefault(line["validated_round"], []).append(line[VALIDATION_DICE])
+        return max(dice, key=lambda round_: (sum(dice[round_]), round_))
+
     def asked(self, site: str) -> list[int]:
         """The rounds in which a site was asked to train by the server that was started last."""
         return sorted(self.grid.visits(site, "att_unet"))
@@ -103,6 +116,44 @@ def test_a_run_goes_on_after_a_restart_without_a_site_that_was_revoked(
     assert outcome.plans.sites == ["ankle", "knee", "shoulder"]
     assert set(outcome.metrics) == {"ankle", "knee"}
     assert (federation.asked("ankle"), federation.asked("shoulder")) == ([3, 4, 5], [])
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_rounds_after_a_revocation_are_compared_over_the_sites_that_are_left(
+    folders: dict[str, Path], tmp_path: Path, restart: bool
+) -> None:
+    """The first round, which three sites measured, is not the run's result for ever."""
+    federation, config = Federation(folders, tmp_path), words(folders, "federation.quorum=2", "federation.rounds=6")
+
+    def revoke(round_: int, _metrics: dict) -> None:
+        if round_ == 2:
+            federation.revoke("shoulder")
+
+    if restart:
+        federation.stop_after(config, 2)
+        federation.revoke("shoulder")
+    outcome = federation.go(config, revoke)
+    measured = {line["site"] for line in read_json_lines(federation.run / "round_metrics.jsonl") if line["round"] == 2}
+    assert measured == set(folders)
+    best = federation.best_over(["ankle", "knee"], since=1)
+    assert best > 1
+    assert outcome.checkpoint.round in (
+        best,
+        6,
+    )  # what the last round ended with is measured, and not among these lines
+
+
+def test_a_result_that_is_old_because_a_site_kept_silent_is_said(
+    folders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    federation = Federation(folders, tmp_path)
+    config = words(folders, "federation.quorum=2", "federation.refusals_before_set_aside=99")
+    federation.absent = lambda site, _kind, plan: site == "shoulder" and plan.round > 2
+    with caplog.at_level(logging.WARNING, logger="server"):
+        assert federation.go(config).checkpoint.round == 1
+    (line,) = [record.getMessage() for record in caplog.records if "the chosen round is" in record.getMessage()]
+    assert "the chosen round is 1, although round" in line
+    assert "(ankle, knee)" in line
 
 
 def test_a_site_that_is_let_in_again_is_asked_once_it_has_come(folders: dict[str, Path], tmp_path: Path) -> None:
