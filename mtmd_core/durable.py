@@ -26,11 +26,27 @@ def write_with(path: Path, write: Callable[[Path], None]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _flush(path.parent)
+
+
+def move(path: Path, folder: Path) -> None:
+    """Rename a file or a folder into another folder, on the same disk and for good: it is in one of the two at any moment.
+
+    Raises:
+        OSError: if that is on another disk, or holds a folder of this name that is not empty.
+    """
+    path.replace(folder / path.name)
+    _flush(folder)
+    _flush(path.parent)
+
+
+def _flush(folder: Path) -> None:
+    """Have the disk know what a folder holds now."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -16,6 +16,7 @@ from mtmd_core.processes import Interrupted, exclusive, free_port, signals_as_ex
 
 from .admission_commands import admit, revoke, sites
 from .drill import drill
+from .finished import finished_run, set_aside, told
 from .init import init
 from .settings import OWN_FILE, ServerSettings, differing, load_settings, parse_sites, remember
 
@@ -37,7 +38,8 @@ other commands (each has its own --help):
 Words of the run's configuration follow without dashes: federation.rounds=20 network.width=16 data.slice_size=64.
 
 What the first run was given is kept in the coordinator's own folder (--state, by default federation), in server.yaml, and
-from then on `mtmd-server` is enough. Words given later count for that run only.
+from then on `mtmd-server` is enough. Words given later count for that run only. Where a run is finished nothing more is done;
+--new sets it aside, in finished/ of that folder, and begins another with the same sites.
 
 exit codes: 0 done, 1 run failed, 2 usage or configuration, 3 not reachable in time,
 130 and 143 ended by Ctrl-C and SIGTERM"""
@@ -74,6 +76,7 @@ def _serve(words: Sequence[str]) -> int:
         "--page-port", type=int, metavar="P", help="port of the run's page on 127.0.0.1 (default: 9093; 0: none)"
     )
     _add_state(parser)
+    parser.add_argument("--new", action="store_true", help="set a finished run aside and begin another")
     parser.add_argument("--insecure", action="store_const", const=True, help="plain HTTP for trials, loopback only")
     parser.add_argument("overrides", nargs="*", metavar="WORD=VALUE", help="words of the run's configuration")
     given = vars(parser.parse(words))
@@ -81,7 +84,12 @@ def _serve(words: Sequence[str]) -> int:
         if "=" not in word:
             parser.unknown(word)
     given["sites"] = None if given["sites"] is None else parse_sites(given["sites"])
-    return serve(load_settings(given), given)
+    new = given.pop("new")
+    settings = load_settings(given)
+    if not new and (run := finished_run(settings.state)) is not None:
+        print(told(settings.state, run, f"mtmd-server{_place(given)}"))
+        return 0
+    return serve(settings, given, new)
 
 
 def _status(words: Sequence[str]) -> int:
@@ -130,10 +138,16 @@ def _state_folder(given: Path | None) -> Path:
     return (given or Path("federation")).expanduser().absolute()
 
 
-def serve(settings: ServerSettings, given: Mapping[str, Any]) -> int:
+def _place(given: Mapping[str, Any]) -> str:
+    """The word of the command line that names the coordinator's folder, if it was given."""
+    return f" --state {given['state']}" if given.get("state") is not None else ""
+
+
+def serve(settings: ServerSettings, given: Mapping[str, Any], new: bool = False) -> int:
     """Run one federation from beginning to end; the exit code that the run itself states.
 
-    ``given`` is what of the settings came from the command line: kept for next time once Flower has accepted the run.
+    ``given`` is what of the settings came from the command line: kept for next time once Flower has accepted the run. ``new``:
+    whether a run of its own was asked for. A finished run in the folder is set aside first.
 
     Raises:
         ConfigurationError: if the settings or the run's configuration cannot be used, or the state folder or the port is
@@ -155,6 +169,7 @@ def serve(settings: ServerSettings, given: Mapping[str, Any]) -> int:
 
         require_certificates(settings.state)
     with exclusive(settings.state, "mtmd-server"), signals_as_exceptions():
+        kept = set_aside(settings.state)
         save_config(config, settings.state / "run.yaml")
         for name in ("outcome.json", "progress.json"):
             (settings.state / name).unlink(missing_ok=True)
@@ -166,6 +181,10 @@ def serve(settings: ServerSettings, given: Mapping[str, Any]) -> int:
             with RunDisplay() as display, live_page(settings, display.say):
                 host = HOST if door is None else settings.listen
                 display.say(f"starting on {host}:{settings.port}, state in {settings.state}")
+                if kept is not None:
+                    display.say(f"the finished run is kept in {kept}")
+                elif new:
+                    display.say("there is no finished run to set aside; one that was stopped goes on")
                 if line := differing(settings, given):
                     display.say(line)
                 if door is None:
@@ -182,8 +201,7 @@ def serve(settings: ServerSettings, given: Mapping[str, Any]) -> int:
                     door.start(superlink_port, settings.start_timeout_seconds)
                 run_id = submitted = superlink.submit()
                 if (written := remember(settings, given)) is not None:
-                    place = f" --state {given['state']}" if given.get("state") is not None else ""
-                    display.say(f"settings kept in {written}; next time `mtmd-server{place}` is enough")
+                    display.say(f"settings kept in {written}; next time `mtmd-server{_place(given)}` is enough")
                 code = _follow(superlink, run_id, settings.state, display, door)
                 run_id = None
                 return code

@@ -69,9 +69,13 @@ class RunStore:
         folder: of the run; made if it is not there.
         config: of the run.
         every_round: whether to write a checkpoint after every round, so that the run can go on after a crash.
+        remake: whether a finished run in this folder gives way to a new one.
+
+    Raises:
+        ConfigurationError: if the folder holds a finished run that is not to give way, or one that is not finished and another.
     """
 
-    def __init__(self, folder: Path, config: RunConfig, every_round: bool) -> None:
+    def __init__(self, folder: Path, config: RunConfig, every_round: bool, remake: bool = False) -> None:
         self.folder = folder
         self.config = config
         self.every_round = every_round
@@ -81,7 +85,12 @@ class RunStore:
         self._audit = EventLog(folder / AUDIT)
         self._progress: dict[str, object] = {"here": []}  # one for all phases
         folder.mkdir(parents=True, exist_ok=True)
-        self.name = self._continued() or self._begun()
+        facts = self._facts()
+        if facts.get("finished") and not remake:
+            raise ConfigurationError(
+                f"{folder} holds a finished run, which is not overwritten: `mtmd-server --new` sets it aside and begins another."
+            )
+        self.name = self._continued(facts) or self._begun()
 
     def phase(self, part: str, rounds: int) -> "RunStore":
         """The same run's store of one of its phases: metrics and checkpoints go into files of their own.
@@ -181,7 +190,7 @@ class RunStore:
         return self._load("chosen")
 
     def finish(self, summary: Mapping[str, object] | None, checkpoint: Checkpoint) -> None:
-        """Write the chosen parameters, and the run's summary if there is one; the next run in this folder is a new one."""
+        """Write the chosen parameters, and the run's summary if there is one; from then on nothing is begun over it."""
         self.choose(checkpoint)
         if summary is not None:
             write_json(self.folder / "summary.json", summary)
@@ -221,14 +230,14 @@ class RunStore:
         files = [part._checkpoint_file(which) for part in self._parts() for which in ("last", "previous")]
         return [path for path in files if path.is_file()]
 
-    def _continued(self) -> str | None:
-        """The name of the run that this folder holds, if it is this one and not finished.
+    def _continued(self, facts: dict) -> str | None:
+        """The name of the run that this folder holds, by what its files say, if it is this one and not finished.
 
         Raises:
             ConfigurationError: if it is another one that finished some rounds and not all, or that cannot be told: nothing is
                 overwritten.
         """
-        if not self.every_round or (facts := self._facts()).get("finished", True):
+        if not self.every_round or facts.get("finished", True):
             return None
         begun = bool(self._checkpoints())
         path = self.folder / "config.yaml"

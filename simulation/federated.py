@@ -90,7 +90,8 @@ def _training_slices(data: SiteData, fold: int) -> int:
 def federate(config: RunConfig, members: dict[str, Site], folder: Path, display: RunDisplay) -> Outcome:
     """Rounds over sites that are ready."""
     federation = config.federation
-    store = RunStore(folder, config, every_round=True)
+    # What the sites remembered is gone with the last round: a run without its summary is made again from the first.
+    store = RunStore(folder, config, every_round=True, remake=True)
     grid = InProcessGrid({name: build_client_app(site) for name, site in members.items()})
     outcome = coordinate(
         grid,

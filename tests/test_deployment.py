@@ -225,5 +225,8 @@ def test_enrolled_sites_train_over_one_encrypted_port(tmp_path: Path, commands: 
     assert ankle.wait(WAIT_SECONDS) == 3
     assert "ankle was revoked on" in (tmp_path / "ankle.log").read_text()
     assert (running.wait(WAIT_SECONDS), knee.wait(WAIT_SECONDS)) == (0, 0), (tmp_path / "server.log").read_text()
+    again = mtmd(tmp_path, server)
+    assert (again.returncode, "is finished, and nothing is begun over it" in again.stdout) == (0, True), again
+    assert (tmp_path / "federation" / "checkpoints" / "chosen.safetensors").is_file()
     visible = "\n".join(path.read_text(errors="replace") for path in tmp_path.rglob("*.log"))
     assert "PRIVATE KEY" not in visible

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mtmd_core.durable import write_csv, write_json, write_text, write_with
+from mtmd_core.durable import move, write_csv, write_json, write_text, write_with
 
 
 def half_written(path: Path) -> None:
@@ -19,6 +19,17 @@ def test_text_and_json_come_back_and_folders_are_made(tmp_path):
     assert json.loads((tmp_path / "b.json").read_text()) == {"x": [1, None]}
     write_json(tmp_path / "b.json", 2)
     assert (tmp_path / "b.json").read_text() == "2\n"
+
+
+def test_files_and_folders_are_moved_whole(tmp_path):
+    write_text(tmp_path / "folder" / "a.txt", "a")
+    write_text(tmp_path / "b.txt", "b")
+    (tmp_path / "there").mkdir()
+    for name in ("folder", "b.txt"):
+        move(tmp_path / name, tmp_path / "there")
+    assert (tmp_path / "there" / "folder" / "a.txt").read_text() == "a"
+    assert (tmp_path / "there" / "b.txt").read_text() == "b"
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
 @pytest.mark.parametrize("before", ["old", None])

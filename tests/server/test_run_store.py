@@ -86,12 +86,17 @@ def test_a_run_goes_on_with_the_sites_that_it_began_with(tmp_path):
     assert RunStore(tmp_path, config(), every_round=True).sites() == {"knee": 4, "ankle": 3}
 
 
-def test_a_finished_run_is_not_continued_and_keeps_its_result(tmp_path):
+def test_a_finished_run_is_neither_continued_nor_overwritten_unless_it_is_to_be_made_again(tmp_path):
     store = after_two_rounds(tmp_path)
     store.finish({"mean": {"dice": 0.9}}, Checkpoint(2, arrays(2)))
     assert json.loads((tmp_path / "summary.json").read_text()) == {"mean": {"dice": 0.9}}
     assert (tmp_path / "checkpoints" / "chosen.safetensors").is_file()
-    assert_new(RunStore(tmp_path, config(), every_round=True), store)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for words in ((), ("seed=1",)):
+        with pytest.raises(ConfigurationError, match=r"finished run.*mtmd-server --new"):
+            RunStore(tmp_path, config(*words), every_round=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert_new(RunStore(tmp_path, config(), every_round=True, remake=True), store)
     assert not (tmp_path / "summary.json").exists()
 
 
@@ -229,5 +234,5 @@ def test_a_run_that_stopped_in_its_first_phase_is_not_overwritten_and_a_new_one_
         RunStore(tmp_path, config("seed=1"), every_round=True)
     store.finish(None, Checkpoint(3, arrays(3)))
     assert not (tmp_path / "summary.json").exists()
-    new = RunStore(tmp_path, config("seed=1"), every_round=True)
+    new = RunStore(tmp_path, config("seed=1"), every_round=True, remake=True)
     assert new.phase("autoencoder", 5).last() is None
