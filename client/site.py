@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +88,7 @@ class Site:
     summary: dict | None = None
     tested: SiteScores | None = None
     learner: Learner | None = None
-    _run: str = ""
+    _asked: RoundPlan | None = None
     _prior: SitePrior | None = None
 
     def facts(self) -> SiteFacts:
@@ -167,9 +167,11 @@ class Site:
         return metrics | {"seconds_evaluation": time.perf_counter() - started}
 
     def _learner_for(self, plan: RoundPlan) -> Learner:
-        if self.learner is None or self._run != plan.run:
+        """The learner that the last visit left, as long as what is asked differs in the words of a visit alone."""
+        asked = replace(plan, round=0, best_round=0, validate=False, test=False)
+        if self.learner is None or self._asked != asked:
             self.learner = Learner(plan, self._exams_of(plan.run, plan), self.device)
-            self._run = plan.run
+            self._asked = asked
         return self.learner
 
     def _prior_term(self, plan: RoundPlan, terms: Terms) -> PriorTerm | None:

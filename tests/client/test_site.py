@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from asked import CONTRAST, PLAN, PRIOR, shared
@@ -140,3 +141,15 @@ def test_a_chosen_round_that_a_site_never_saw_is_not_invented(tmp_path: Path, si
     late.train(replace(PLAN, round=5), shared())
     with pytest.raises(RunFailedError, match="no private parameters of round 3"):
         late.evaluate(replace(PLAN, round=3, test=True), shared())
+
+
+def test_a_plan_that_changes_within_a_run_is_carried_out_as_a_site_that_opens_anew_would(
+    site: Site, tmp_path: Path
+) -> None:
+    changed = replace(PLAN, round=2, share=3, learning_rate=5e-3)
+    site.train(PLAN, shared())
+    again = open_site(SiteSettings(site="knee", state=tmp_path / "state", data=tmp_path / "knee", threads=1))
+    site.train(changed, shared())
+    again.train(changed, shared())
+    warm, cold = site.learner.contribution.arrays, again.learner.contribution.arrays
+    assert all(np.array_equal(warm[name], cold[name]) for name in cold)
