@@ -19,10 +19,11 @@ from mtmd_core.errors import ConfigurationError, SiteError
 from mtmd_core.networks.build import count_parameters
 from mtmd_core.networks.memory import training_bytes
 from mtmd_core.quantities import say_duration
-from mtmd_core.strategies import Contrast, strategy_named
+from mtmd_core.strategies import Contrast, Sharing, strategy_named
 from mtmd_core.wire import ContrastPlan, PriorPlan, RoundPlan, Terms
 
 from .prior import autoencoder_plan
+from .round_slices import slices_behind
 
 MEGABYTE = 1_000_000
 TELLING_FRACTION = 0.1
@@ -45,20 +46,22 @@ class RefusedPlanError(ConfigurationError):
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that a plan may ask for.
+    """What a plan may ask for at most, and of how many slices a round's update must be made at least.
 
     Args:
-        most: limit → value, as in ``configs/client.yaml``; None, and what is left out, is no limit.
+        values: limit → value, as in ``configs/client.yaml``; None, and what is left out, is no limit.
         memory: bytes that the site's device has, the limit where ``max_memory_mb`` names none; None is no limit.
         clock: seconds.
     """
 
-    most: Mapping[str, int | None] = field(default_factory=dict)
+    values: Mapping[str, float | None] = field(default_factory=dict)
     memory: int | None = None
     clock: Callable[[], float] = time.monotonic
 
     def check(self, plan: RoundPlan, terms: Terms, classes: int) -> None:
-        """Refuse what takes too many steps, too large a network, batch or slices, or too much memory.
+        """Refuse what takes too many steps, too large a network, batch or slices, or too much memory, and what tells too much.
+
+        Rounds that are counted in epochs take :meth:`require_slices` once the site's slices are known.
 
         Args:
             plan: of a visit.
@@ -76,22 +79,50 @@ class Limits:
             self.require("max_slice_size", each.slice_size, "pixels along a slice's side")
             self.require("max_parameters", count_parameters(NetworkConfig(each.network, each.width)), "parameters")
         self.require("max_sites", 1 + len(terms.others), "sites' prototypes")
-        most = self.most.get("max_memory_mb")
+        self.require("max_learning_rate", plan.learning_rate, "as learning rate")
+        self.require("max_proximal_mu", plan.proximal_mu, "as proximal_mu")
+        if not plan.local_epochs:
+            self.require_slices(plan, plan.local_steps, plan.share)
+        most = self.values.get("max_memory_mb")
         allowed = self.memory if most is None else most * MEGABYTE
         if allowed is not None:
             self._require_memory(sum(_bytes(each, plan.share, classes) for each in plans), allowed)
 
-    def require(self, limit: str, asked: int, what: str) -> None:
-        """Refuse more than a limit; ``what`` names the things that are counted.
+    def require(self, limit: str, asked: float, what: str) -> None:
+        """Refuse more than a limit; ``what`` names the things that are counted, or what a number is.
 
         Raises:
             RefusedPlanError: naming it.
         """
-        most = self.most.get(limit)
+        most = self.values.get(limit)
         if most is not None and asked > most:
             raise RefusedPlanError(
                 f"the plan asks for {asked} {what}, but this site's {limit} is {most}: raise limits.{limit} in site.yaml if so "
                 "much may be asked, or have the coordinator ask for less"
+            )
+
+    def require_slices(self, plan: RoundPlan, steps: int, batch: int) -> None:
+        """Refuse a round whose update would be made of fewer slices than ``min_round_slices``, if anything of it leaves.
+
+        Args:
+            plan: of the round.
+            steps: that it takes.
+            batch: slices that a step trains on.
+
+        Raises:
+            RefusedPlanError: naming both numbers and what they come from.
+        """
+        least = self.values.get("min_round_slices")
+        if least is None or strategy_named(plan.strategy).sharing is Sharing.NOTHING:
+            return
+        behind = slices_behind(plan, steps, batch)
+        if behind < least:
+            raise RefusedPlanError(
+                f"the plan's update would be made of {behind:.4g} slices ({steps} steps of {batch}, each as far as learning_rate "
+                f"{plan.learning_rate:g}, learning_rate_decay {plan.learning_rate_decay} and proximal_mu {plan.proximal_mu:g} "
+                f"let it count), but this site's min_round_slices is {least}, for images can be inferred from an update of few: "
+                "have the coordinator ask for more local steps or larger batches, or lower limits.min_round_slices in site.yaml "
+                "if an update of so few may leave"
             )
 
     def watch(self, steps: int) -> Callable[[int], None]:
@@ -99,7 +130,7 @@ class Limits:
 
         It raises RefusedPlanError as soon as ``max_round_seconds`` are over, or the pace so far says that they will not do.
         """
-        most, began = self.most.get("max_round_seconds"), self.clock()
+        most, began = self.values.get("max_round_seconds"), self.clock()
 
         def look(done: int) -> None:
             gone = self.clock() - began
@@ -116,7 +147,7 @@ class Limits:
     def _require_memory(self, asked: int, allowed: int) -> None:
         if asked <= allowed:
             return
-        owner = "this site's device has" if self.most.get("max_memory_mb") is None else "this site's max_memory_mb is"
+        owner = "this site's device has" if self.values.get("max_memory_mb") is None else "this site's max_memory_mb is"
         raise RefusedPlanError(
             f"the plan's network, batch and slice size take about {asked // MEGABYTE} MB of memory to train, but {owner} "
             f"{allowed // MEGABYTE}: raise limits.max_memory_mb in site.yaml if there is more, or have the coordinator ask for "

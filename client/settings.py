@@ -18,7 +18,7 @@ OWN_FILE = "site.yaml"
 """What a site keeps its settings in, in its own folder."""
 _MINIMUM_EXAMS, _MINIMUM_SLICES = 3, 50
 """Of prototypes; those of :data:`mtmd_core.prototypes.MINIMUM`, which is slow to import."""
-_LIMITS: dict[str, int | None] = {
+_LIMITS: dict[str, float | None] = {
     "max_local_steps": 100_000,
     "max_batch_size": 256,
     "max_slice_size": 1024,
@@ -26,7 +26,12 @@ _LIMITS: dict[str, int | None] = {
     "max_memory_mb": None,
     "max_round_seconds": 43_200,
     "max_sites": 100,
+    "max_learning_rate": 1,
+    "max_proximal_mu": 1,
+    "min_round_slices": _MINIMUM_SLICES,
 }
+_NO_COUNTS = ("max_learning_rate", "max_proximal_mu")
+"""Limits that need not be whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class SiteSettings:
     noise_multiplier: float = 0
     delta: float = 1e-5
     max_epsilon: float | None = None
-    limits: Mapping[str, int | None] = field(default_factory=lambda: dict(_LIMITS))
+    limits: Mapping[str, float | None] = field(default_factory=lambda: dict(_LIMITS))
 
     @property
     def authority_file(self) -> Path:
@@ -108,7 +113,9 @@ class SiteSettings:
             raise ConfigurationError(f"limits is {self.limits!r}; it must hold lines of the form 'key: number'.")
         check_keys(self.limits, tuple(_LIMITS), "limits")
         for word, value in self.limits.items():
-            if value is not None or _LIMITS[word] is not None:
+            if word in _NO_COUNTS:
+                _check_number(f"limits.{word}", value)
+            elif value is not None or _LIMITS[word] is not None:
                 _check_count(f"limits.{word}", value)
 
 

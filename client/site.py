@@ -57,7 +57,7 @@ class Site:
         outbox: its door out.
         device: where it trains.
         results: folder for the site's own summary and model; None keeps them in memory alone.
-        limits: the most that a plan may ask for.
+        limits: what a plan may ask for.
         strategies: those that the site takes part in; they decide what is shared.
         policy: what it asks of the prototypes that it sends.
         lockstep: whether it takes part in lock-step, in which gradients of single batches leave it: a simulation's sites alone.
@@ -107,6 +107,7 @@ class Site:
         prior = self._prior_term(plan, terms)
         learner = self._learner_for(plan)
         self.limits.require("max_local_steps", learner.steps(plan), "local steps")
+        self.limits.require_slices(plan, learner.steps(plan), min(plan.share, learner.slices))
         if self.last_plan is not None:
             contrast = None if terms.contrast is None else to_record(terms.contrast)
             write_json(self.last_plan, {"plan": to_record(plan), "contrast": contrast})

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from rich.console import Console
-from tiny_sites import WHOLE_METHOD, run_words, write_sites
+from tiny_sites import SMALL_ROUNDS, WHOLE_METHOD, run_words, write_sites
 
+from client.settings import OWN_FILE
 from mtmd_core.config_files import compose
+from mtmd_core.settings import keep
 from mtmd_core.tensor_files import load_tensors
 from simulation.command import simulate
 
@@ -100,10 +103,10 @@ def test_processes_train_the_simulations_model_though_a_client_is_killed(
     )  # fmt: skip
     clients = {}
     for site, folder in folders.items():
-        clients[site] = start(
-            commands, tmp_path / f"{site}.log", "client.command", "--insecure", "--site", site, "--data", str(folder),
-            "--server", f"127.0.0.1:{port}", "--state", str(state[site]), "--threads", "1", "--strategies", "dsl_msc_mjap",
-        )  # fmt: skip
+        own = {"data": folder, "server": f"127.0.0.1:{port}", "insecure": True, "threads": 1, "limits": SMALL_ROUNDS}
+        keep(state[site] / OWN_FILE, "client", {**own, "strategies": ["dsl_msc_mjap"]})
+        words = ("--site", site, "--state", str(state[site]))
+        clients[site] = start(commands, tmp_path / f"{site}.log", "client.command", *words)
 
     wait_for_round(state["server"], 1)
     family = children_of(clients["knee"].pid)
@@ -206,6 +209,9 @@ def test_enrolled_sites_train_over_one_encrypted_port(tmp_path: Path, commands: 
         ) for site, folder in folders.items()
     ]  # fmt: skip
     assert [done.returncode for done in enrolled] == [0, 0], enrolled
+    for site in folders:
+        with open(tmp_path / "sites" / site / OWN_FILE, "a", encoding="utf-8") as file:
+            yaml.safe_dump({"limits": SMALL_ROUNDS}, file)
     assert mtmd(tmp_path, server, "admit", "sites/knee/knee-card.json").returncode == 0
 
     rounds = ("federation.rounds=8", "federation.quorum=1", "federation.validate_every_rounds=99")

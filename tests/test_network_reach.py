@@ -14,9 +14,11 @@ import pytest
 import recorded_processes
 from leak_search import find_tensors, find_words
 from recorded_processes import COUNTERS
-from tiny_sites import WHOLE_METHOD, run_words, write_sites
+from tiny_sites import SMALL_ROUNDS, WHOLE_METHOD, run_words, write_sites
 
+from client.settings import OWN_FILE
 from mtmd_core.processes import free_port
+from mtmd_core.settings import keep
 from mtmd_core.tensor_files import load_tensors
 
 ALONE = ("unshare", "--map-root-user", "--net")
@@ -64,6 +66,8 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
         ]
         for site, data in folders.items()
     }  # fmt: skip
+    for site in folders:
+        keep(folder / site / OWN_FILE, "client", {"limits": SMALL_ROUNDS})
     alone = _can_be_alone()
     order = folder / "order.json"
     order.write_text(json.dumps({"server_port": port, "commands": commands, "alone": alone, "seconds": SECONDS}))

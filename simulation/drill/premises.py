@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from client.settings import OWN_FILE
 from mtmd_core.processes import child_environment, free_port
 
 from .exams import SITES, write_exams
@@ -77,6 +78,10 @@ class Premises:
             "--server", f"{HOST}:{self.port}", "--authority", str(self.server / "tls" / "authority.pem"),
             "--strategies", STRATEGIES, folder=self.folder,
         )  # fmt: skip
+        with open(state / OWN_FILE, "a", encoding="utf-8") as file:
+            yaml.safe_dump(
+                {"limits": {"min_round_slices": 1}}, file
+            )  # a drill's rounds take a second, and its exams are noise
         if site != STRANGER:
             call(
                 "server.command",

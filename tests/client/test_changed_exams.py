@@ -8,9 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from asked import PLAN, PRIOR, shared
-from tiny_sites import write_sites
+from tiny_sites import own_settings, write_sites
 
-from client.settings import SiteSettings
 from client.site import Site, open_site
 from mtmd_core.config import NetworkConfig
 from mtmd_core.errors import DataError, SiteError, site_error_of
@@ -32,7 +31,7 @@ def place(tmp_path: Path) -> Path:
 
 def opened(place: Path) -> Site:
     """The site in a process of its own."""
-    return open_site(SiteSettings(site="knee", state=place / "state", data=place / "data/knee", threads=1))
+    return open_site(own_settings("knee", place / "state", place / "data/knee"))
 
 
 def copy_exam(place: Path, exam: str, name: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from asked import PLAN
 from recorded_federation import RecordingGrid, open_sites
 from records import arrays_in
-from tiny_sites import run_words, write_sites
+from tiny_sites import own_settings, run_words, write_sites
 
 from client.dry_run import dry_run
 from client.ledger import Ledger
@@ -38,7 +38,7 @@ def test_the_plan_of_the_last_round_shows_what_that_round_sent(
     grid = RecordingGrid(sites)
     coordinate(grid, config, RunStore(tmp_path / "run", config, every_round=False))
     before = {path: path.read_bytes() for path in state.iterdir()}
-    settings = SiteSettings("knee", state, folders["knee"])
+    settings = own_settings("knee", state, folders["knee"])
     assert dry_run(settings, None) == 0
     shown = capsys.readouterr().out
     assert {path: path.read_bytes() for path in state.iterdir()} == before
@@ -91,7 +91,7 @@ def test_what_would_leave_of_a_pretrained_network_is_told_without_its_weights(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
     plan = replace(PLAN, network="efficient_unet", encoder_weights="imagenet", slice_size=32)
     (tmp_path / "last_plan.json").write_text(json.dumps({"plan": to_record(plan), "contrast": None}))
-    assert dry_run(SiteSettings("knee", tmp_path, folders["knee"]), None) == 0
+    assert dry_run(own_settings("knee", tmp_path, folders["knee"]), None) == 0
     assert "encoder.conv_stem.weight  float32 40×3×3×3" in capsys.readouterr().out
 
 

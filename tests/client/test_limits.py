@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from asked import PLAN, PRIOR, shared
-from tiny_sites import write_sites
+from tiny_sites import own_settings, write_sites
 
 from client.limits import MEGABYTE, Limits, RefusedPlanError
-from client.settings import SiteSettings, load_settings
+from client.settings import load_settings
 from client.site import Site, open_site
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.networks.memory import training_bytes
@@ -44,7 +44,7 @@ print(1024 * (steps(sys.argv[1], *map(int, sys.argv[2:])) - before))
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     folder = write_sites(tmp_path, sites={"knee": 2})["knee"]
-    return open_site(SiteSettings(site="knee", state=tmp_path / "state", data=folder, threads=1))
+    return open_site(own_settings("knee", tmp_path / "state", folder))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell a process's peak memory")
@@ -116,7 +116,7 @@ def test_a_round_that_was_broken_off_for_its_length_leaves_nothing_behind(site: 
         site.train(replace(PLAN, local_steps=10), shared())
     site.limits = limits
     site.train(plan, shared())
-    other = open_site(SiteSettings(site="knee", state=tmp_path / "other", data=tmp_path / "knee", threads=1))
+    other = open_site(own_settings("knee", tmp_path / "other", tmp_path / "knee"))
     other.train(plan, shared())
     for name, array in other.learner.contribution.arrays.items():
         assert np.array_equal(array, site.learner.contribution.arrays[name])

@@ -12,13 +12,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from asked import PLAN
-from client.settings import SiteSettings
+from tiny_sites import own_settings
 from client.site import open_site
 from mtmd_core.errors import ConfigurationError, site_error_of
 
 asked = []
 sys.addaudithook(lambda event, arguments: asked.append(event) if event.startswith("socket.") else None)
-site = open_site(SiteSettings(site="knee", state=Path(sys.argv[1]) / "state", data=Path(sys.argv[2]), threads=1))
+site = open_site(own_settings("knee", Path(sys.argv[1]) / "state", Path(sys.argv[2])))
 try:
     site.train(replace(PLAN, network="efficient_unet", encoder_weights="imagenet", slice_size=32), {})
 except ConfigurationError as error:

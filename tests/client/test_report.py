@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from page_checks import check_page
-from tiny_sites import write_sites
+from tiny_sites import own_settings, write_sites
 
 from client.report import note_round, what_left, write_report
-from client.settings import SiteSettings
 from client.site import open_site
 from mtmd_core.config import NetworkConfig
 from mtmd_core.networks.build import build_network
@@ -27,7 +26,7 @@ CONTRAST = ContrastPlan(0.5, 0.1, False, False, False, False, 3, 50, 0, 100, 0.0
 
 def test_a_site_that_has_tested_has_a_page_with_exams_and_structures(tmp_path: Path) -> None:
     folder = write_sites(tmp_path, sites={"knee": 2})["knee"]
-    site = open_site(SiteSettings(site="knee", state=tmp_path / "state", data=folder, threads=1))
+    site = open_site(own_settings("knee", tmp_path / "state", folder))
     network = build_network(NetworkConfig(width=4), {}, seed=0)
     shared = take(network, partition(network, Sharing.CONVOLUTIONS).shared)
     receipt, metrics, _ = site.train(PLAN, shared)
@@ -48,9 +47,7 @@ def test_a_site_that_has_tested_has_a_page_with_exams_and_structures(tmp_path: P
 
 def test_a_site_shows_how_alike_its_own_slices_are_and_tells_nobody(tmp_path: Path) -> None:
     folder = write_sites(tmp_path, exams=5, slices=18, sites={"knee": 2})["knee"]  # just enough for a prototype
-    site = open_site(
-        SiteSettings(site="knee", state=tmp_path / "state", data=folder, threads=1, strategies=["dsl_msc"])
-    )
+    site = open_site(own_settings("knee", tmp_path / "state", folder, strategies=["dsl_msc"]))
     plan = replace(PLAN, strategy="dsl_msc", slice_size=32)
     network = build_network(NetworkConfig(width=4), {}, seed=0)
     shared = take(network, partition(network, Sharing.CONVOLUTIONS).shared)

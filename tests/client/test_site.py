@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from asked import CONTRAST, PLAN, PRIOR, shared
-from tiny_sites import write_sites
+from tiny_sites import own_settings, write_sites
 
 from client.limits import RefusedPlanError
 from client.outbox import Outbox
@@ -27,7 +27,7 @@ from mtmd_core.wire import Terms
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     folder = write_sites(tmp_path, sites={"knee": 2})["knee"]
-    return open_site(SiteSettings(site="knee", state=tmp_path / "state", data=folder, threads=1))
+    return open_site(own_settings("knee", tmp_path / "state", folder))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_plan_that_changes_within_a_run_is_carried_out_as_a_site_that_opens_an
 ) -> None:
     changed = replace(PLAN, round=2, share=3, learning_rate=5e-3)
     site.train(PLAN, shared())
-    again = open_site(SiteSettings(site="knee", state=tmp_path / "state", data=tmp_path / "knee", threads=1))
+    again = open_site(own_settings("knee", tmp_path / "state", tmp_path / "knee"))
     site.train(changed, shared())
     again.train(changed, shared())
     warm, cold = site.learner.contribution.arrays, again.learner.contribution.arrays

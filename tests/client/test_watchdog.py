@@ -10,10 +10,9 @@ import pytest
 from flwr.app import ConfigRecord, RecordDict
 from local_supernode import SuperNode, serving
 from records import record_of
-from tiny_sites import write_sites
+from tiny_sites import own_settings, write_sites
 
 from client.flower_internals import APP_FAILED, WORKER_DIED
-from client.settings import SiteSettings
 from client.site_status import read_status
 from client.supervisor import Supervisor
 from mtmd_core.config import NetworkConfig
@@ -56,9 +55,8 @@ def hang_in_training(supervisor: Supervisor, supernode: SuperNode) -> None:
 @pytest.fixture
 def supervisor(tmp_path: Path) -> Supervisor:
     folder = write_sites(tmp_path / "data", sites={"knee": 2})["knee"]
-    settings = SiteSettings(
-        "knee", tmp_path / "state", folder, "127.0.0.1:9", True, threads=1, step_timeout_seconds=2, poll_seconds=0.02
-    )
+    given = {"server": "127.0.0.1:9", "insecure": True, "step_timeout_seconds": 2, "poll_seconds": 0.02}
+    settings = own_settings("knee", tmp_path / "state", folder, **given)
     lines: list[str] = []
     supervisor = Supervisor(settings, lines.append, lambda: None)
     supervisor.lines = lines

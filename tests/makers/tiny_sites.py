@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 from volumes import write_case, write_description
 
+from client.settings import SiteSettings, load_settings
+
 SITES = {"ankle": 3, "knee": 2, "shoulder": 1}
 """Site → number of structures."""
 RUN = (
@@ -18,6 +20,8 @@ RUN = (
     "training.validate_every_steps=3",
     "threads=1",
 )
+SMALL_ROUNDS = {"min_round_slices": 1}
+"""What a site of such a run must allow."""
 WHOLE_METHOD = ("strategy=dsl_msc_mjap", "data.slice_size=32", "autoencoder.width=4", "autoencoder.batch_size=6")
 """Words that make it a run of all that the paper adds: auto-encoder, prototypes, prior."""
 
@@ -34,6 +38,12 @@ def write_sites(folder: Path, exams: int = 4, sites: dict[str, int] | None = Non
             image, labels = _ball_exam(random, structures, slices)
             write_case(folders[site], f"{site}_exam_{exam}", image, labels, np.diag([1.0, 1.0, 2.5, 1.0]))
     return folders
+
+
+def own_settings(site: str, state: Path, data: Path, **given: object) -> SiteSettings:
+    """A site's settings as they ship, but for what is given and rounds that may be as small as in tests."""
+    limits = SMALL_ROUNDS | given.pop("limits", {})
+    return load_settings(site, {"state": state, "data": data, "threads": 1, "limits": limits, **given})
 
 
 def run_words(folders: dict[str, Path], *more: str) -> list[str]:

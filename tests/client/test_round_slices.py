@@ -1,0 +1,105 @@
+"""Of how many slices a round's update is made, against gradient descent with known gradients, and what a site refuses."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from asked import PLAN, shared
+from tiny_sites import own_settings, write_sites
+
+from client.limits import Limits, RefusedPlanError
+from client.round_slices import slices_behind, steps_kept
+from client.settings import load_settings
+from client.site import Site, open_site
+from mtmd_core.errors import ConfigurationError
+from mtmd_core.losses.proximal import proximal_term
+from mtmd_core.training import build_optimiser, set_learning_rate
+from mtmd_core.wire import Terms
+
+ENOUGH = replace(PLAN, local_steps=25, optimiser="sgd")
+"""Exactly the fifty slices that a site asks for."""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    folder = write_sites(tmp_path, sites={"knee": 2})["knee"]
+    return open_site(own_settings("knee", tmp_path / "state", folder, limits={"min_round_slices": 50}))
+
+
+def weights(rates: list[float], mu: float) -> torch.Tensor:
+    """What gradient descent keeps of each step, of which each has a gradient along an axis of its own."""
+    parameter = torch.nn.Parameter(torch.zeros(len(rates), dtype=torch.float64))
+    received = {"w": parameter.detach().clone()}
+    optimiser = build_optimiser([parameter], 1.0, "sgd")
+    for step, rate in enumerate(rates):
+        optimiser.zero_grad()
+        (parameter[step] + mu * proximal_term({"w": parameter}, received)).backward()
+        set_learning_rate(optimiser, rate)
+        optimiser.step()
+    return parameter.detach().abs()
+
+
+@pytest.mark.parametrize(
+    ("rates", "mu"),
+    [([0.1] * 7, 0.0), ([0.3, 0.2, 0.1], 0.0), ([0.1] * 7, 3.0), ([0.5, 0.4, 0.3], 7.0), ([0.0, 0.2, 0.0], 1.0)],
+)
+def test_steps_weigh_as_gradient_descent_keeps_them(rates: list[float], mu: float) -> None:
+    kept = weights(rates, mu)
+    assert steps_kept(np.array(rates), mu) == pytest.approx(float(kept.sum() / kept.max()))
+
+
+def test_a_step_that_outweighs_all_others_is_one_however_far_it_does() -> None:
+    assert steps_kept(np.zeros(3), 0.0) == 0
+    assert steps_kept(np.full(1000, 0.1), 10.0) == 1  # each step takes all before it back
+    assert steps_kept(np.full(1000, 1.0), 1e300) == pytest.approx(1)  # and here each blows up the first
+
+
+def test_the_slices_of_a_last_round_whose_rate_falls_to_nothing_are_half_as_many() -> None:
+    falling = replace(ENOUGH, learning_rate_decay="linear", rounds=3)
+    assert [slices_behind(replace(falling, round=round_), 25, 2) for round_ in (1, 2, 3)] == pytest.approx(
+        [2 * sum(range(lowest, highest + 1)) / highest for lowest, highest in ((51, 75), (26, 50), (1, 25))]
+    )
+    assert slices_behind(ENOUGH, 25, 2) == 50
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"local_steps": 1, "share": 1}, r"made of 1 slices \(1 steps of 1,.*min_round_slices is 50.*more local steps"),
+        ({"local_steps": 24}, "made of 48 slices"),
+        ({"learning_rate": 0.0}, "made of 0 slices"),
+        ({"learning_rate": 0.9, "proximal_mu": 1.0}, "made of 2.222 slices"),
+        ({"learning_rate_decay": "linear", "rounds": 1}, "made of 26 slices"),
+        ({"learning_rate": 1.5}, "asks for 1.5 as learning rate, but this site's max_learning_rate is 1"),
+        ({"proximal_mu": 2.0}, "asks for 2.0 as proximal_mu, but this site's max_proximal_mu is 1"),
+        ({"local_epochs": 4}, r"made of 48 slices \(24 steps of 2"),
+        ({"local_epochs": 4, "share": 50}, r"made of 48 slices \(4 steps of 12"),
+    ],
+)
+def test_an_update_of_few_slices_is_refused(site: Site, change: dict, text: str) -> None:
+    with pytest.raises(RefusedPlanError, match=text):
+        site.train(replace(ENOUGH, **change), shared())
+
+
+def test_a_round_of_enough_slices_is_trained_in_steps_and_in_epochs(site: Site) -> None:
+    before = shared()
+    site.train(ENOUGH, before)
+    assert any(np.any(array != before[name]) for name, array in site.learner.contribution.arrays.items())
+    site.train(replace(ENOUGH, round=2, local_epochs=5), before)
+
+
+def test_nothing_can_be_inferred_where_nothing_is_shared_and_a_simulation_asks_for_no_minimum(site: Site) -> None:
+    site.limits.check(replace(PLAN, strategy="individual"), Terms(), 3)
+    Limits().check(PLAN, Terms(), 3)
+
+
+@pytest.mark.parametrize("text", ["min_round_slices: null", "min_round_slices: 0", "max_learning_rate: 0"])
+def test_a_site_may_lower_the_minimum_and_not_lift_it(text: str, tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(f"limits: {{{text}}}\n")
+    with pytest.raises(ConfigurationError, match=f"limits.{text.partition(':')[0]}"):
+        load_settings("knee", {"state": tmp_path})
+    (tmp_path / "site.yaml").write_text("limits: {min_round_slices: 4, max_learning_rate: 0.5}\n")
+    limits = load_settings("knee", {"state": tmp_path}).limits
+    assert (limits["min_round_slices"], limits["max_learning_rate"]) == (4, 0.5)
