@@ -76,7 +76,7 @@ def build_client_app(site: Site) -> ClientApp:
 
 def _pass_on_notice(site: Site, content: RecordDict) -> None:
     if NOTICE in content:
-        site.on_notice(_read(content, NOTICE, Notice))
+        site.heed(_read(content, NOTICE, Notice))
 
 
 def _unpack(content: RecordDict) -> tuple[RoundPlan, dict[str, np.ndarray]]:

@@ -48,6 +48,7 @@ from mtmd_core.update_encoding import FLOAT32, INT8, encode_update, what_was_los
 from mtmd_core.wire import GRADIENT, SHARED, UPDATE, Contribution, RoundPlan, Terms
 
 from .contrast import ContrastWork, PrototypePolicy
+from .finite import require_finite
 from .site_state import Remembered, SiteState
 
 _EMBEDDINGS = "embeddings/"
@@ -168,6 +169,9 @@ class Learner:
             terms: of the round; its contrast is added to the objective.
             prior: the anatomical prior, added too.
             on_step: called after each step.
+
+        Raises:
+            NotFiniteError: if anything came to NaN or infinity; the next round must be restored then.
         """
         first = (plan.round - 1) * self.steps(plan)
         steps = range(first, first + self.steps(plan))
@@ -182,11 +186,22 @@ class Learner:
             objective = self._held_near(objective, received, plan.proximal_mu) if plan.proximal_mu else objective
             losses = train(self.network, self.optimiser, self.sources, self.recipe, steps, on_step, objective)
             self._contribute(plan, received)
+        require_finite(plan.round, losses[LOSS], self._left_by_training())
         if plan.validate:
             norms = measure_gradients(self.network, self.sources, self.recipe, steps.stop, without_memory(objective))
             losses |= {name: norm for name, norm in norms.items() if math.isfinite(norm)}
         self._round = plan.round
         return losses
+
+    def _left_by_training(self) -> dict[str, Tensor]:
+        """All that a round's end leaves, and what a contribution is made of."""
+        gradients = {f"{name}/gradient": p.grad for name, p in self.network.named_parameters() if p.grad is not None}
+        return {**self.network.state_dict(), **gradients, **self._optimiser_state()}
+
+    def _optimiser_state(self) -> dict[str, Tensor]:
+        """What the optimiser, and the encoding of updates, go on from."""
+        residual = {f"{name}/{RESIDUAL}": tensor for name, tensor in self._residual.items()}
+        return optimiser_tensors(self.network, self.optimiser) | residual
 
     def _received(self, plan: RoundPlan) -> dict[str, Tensor]:
         """What the round began with of all that is shared, where the round's end is held against it."""
@@ -253,13 +268,17 @@ class Learner:
         A server whose last checkpoint is damaged goes on from the one before, and asks for the round after it once more, while
         this site is a round further on: it goes back by two.
         """
-        goes_on = optimiser_tensors(self.network, self.optimiser)
-        goes_on |= {f"{name}/{RESIDUAL}": tensor for name, tensor in self._residual.items()}
+        goes_on = self._optimiser_state()
         goes_on |= {_EMBEDDINGS + name: tensor for name, tensor in self.contrast.tensors().items()}
         state.note_exams(plan.run, exam_record(self.data))
         state.save(plan.run, plan.round, self._private(), goes_on)
         begun = {self._began_from, state.before(plan.run, self._began_from)}
         state.forget(plan.run, {plan.round, *begun}, plan.best_round)
+
+    def disown(self, round_: int) -> None:
+        """Go on from what is remembered of an earlier round, where this one's end is still in hand."""
+        if self._round == round_:
+            self._round = -1
 
     def shared(self) -> dict[str, np.ndarray]:
         """The shared parameters as they are now; views of the network's own on the CPU."""

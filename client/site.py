@@ -1,6 +1,7 @@
 """One site at work: its data, its memory, its door out, and what it does at each visit of the coordinator."""
 
 import itertools
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from mtmd_core.objectives import PriorTerm
 from mtmd_core.page.best_effort import best_effort
 from mtmd_core.page.exams import describe
 from mtmd_core.prototypes import Minimum
+from mtmd_core.refusals import BAD_TRAINING
 from mtmd_core.strategies import FEDERATED_STRATEGIES
 from mtmd_core.training import OnStep
 from mtmd_core.wire import Notice, Receipt, RoundPlan, SiteFacts, Terms, to_record
@@ -36,6 +38,8 @@ from .privacy import PrivacyBudget
 from .report import note_round, similarity_within, write_report
 from .settings import SiteSettings
 from .site_state import DiskState, SiteState
+
+log = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
 
@@ -125,6 +129,22 @@ class Site:
                 note_round(self.results, plan, self.name, metrics | similarity_within(plan, prototypes))
         learner.remember(plan, self.state)
         return self._receipt(plan), metrics, prototypes
+
+    def heed(self, notice: Notice) -> None:
+        """What the coordinator says of a reply that it left out; state that training spoilt is not gone on from.
+
+        A notice comes again until a later reply is used, and changes nothing then.
+        """
+        self.on_notice(notice)
+        if notice.reason not in BAD_TRAINING:
+            return
+        log.warning(
+            "the coordinator could not use the update of round %d (%s): the next round goes on from the one before",
+            notice.round, notice.reason,
+        )  # fmt: skip
+        self.state.drop(notice.run, notice.round)
+        if self._asked is not None and self._asked.run == notice.run:
+            self.learner.disown(notice.round)
 
     def _counted(self, steps: int) -> OnStep:
         """Called after each step of a visit: counts them, and sees that they do not take too long."""

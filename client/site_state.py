@@ -46,6 +46,9 @@ class SiteState(Protocol):
     def before(self, run: str, round_: int) -> int:
         """The newest round of a run before ``round_`` of which something is remembered; -1 if there is none."""
 
+    def drop(self, run: str, round_: int) -> None:
+        """Forget the state at the end of a round, if it is remembered: the next one goes on from the round before."""
+
     def freeze(self, run: str, round_: int, network: Mapping[str, Tensor]) -> None:
         """Keep a whole network as it was chosen: that of a round of a run which is over."""
 
@@ -76,9 +79,9 @@ class MemoryState:
         self._exams: dict[str, ExamRecord] = {}
 
     def save(self, run: str, round_: int, private: Mapping[str, Tensor], optimiser: Mapping[str, Tensor]) -> None:
-        """See :class:`SiteState`. The optimiser's tensors are kept as they are: the process goes on with them."""
+        """See :class:`SiteState`."""
         self._private[run, round_] = {name: tensor.detach().clone() for name, tensor in private.items()}
-        self._optimiser = {(run, round_): dict(optimiser)}
+        self._optimiser[run, round_] = {name: tensor.detach().clone() for name, tensor in optimiser.items()}
 
     def newest(self, run: str, upto: int) -> Remembered | None:
         """See :class:`SiteState`."""
@@ -94,6 +97,11 @@ class MemoryState:
     def before(self, run: str, round_: int) -> int:
         """See :class:`SiteState`."""
         return _newest_upto(self._rounds(run), round_ - 1)
+
+    def drop(self, run: str, round_: int) -> None:
+        """See :class:`SiteState`."""
+        self._private.pop((run, round_), None)
+        self._optimiser.pop((run, round_), None)
 
     def freeze(self, run: str, round_: int, network: Mapping[str, Tensor]) -> None:
         """See :class:`SiteState`."""
@@ -164,6 +172,11 @@ class DiskState:
     def before(self, run: str, round_: int) -> int:
         """See :class:`SiteState`."""
         return _newest_upto(self._rounds(run), round_ - 1)
+
+    def drop(self, run: str, round_: int) -> None:
+        """See :class:`SiteState`."""
+        for part in ("private", "optimiser"):
+            self._path(run, round_, part).unlink(missing_ok=True)
 
     def freeze(self, run: str, round_: int, network: Mapping[str, Tensor]) -> None:
         """See :class:`SiteState`."""

@@ -16,6 +16,7 @@ class SiteError(StrEnum):
     PRIOR_MISSING = "prior_missing"  # the auto-encoder is not here; the coordinator sends it again
     STATE_MISSING = "state_missing"  # the private parameters of the asked round are not here
     DATA_UNUSABLE = "data_unusable"  # an exam or its folder
+    NOT_FINITE = "not_finite"  # training came to NaN or infinity; nothing of the round is kept
     NOT_LET_OUT = "not_let_out"  # the outbox held the reply back
     DISK = "disk"  # a file could not be read or written
     OUT_OF_MEMORY = "out_of_memory"

@@ -23,6 +23,8 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable"
 
 
+BAD_TRAINING = (Reason.NOT_FINITE, Reason.OUTLYING_NORM)
+"""Reasons that speak of what training made of the site's own state too, and not of the message alone."""
 MEANING = {
     Reason.NO_REPLY: "none came in time",
     Reason.SITE_ERROR: "this site answered with an error",

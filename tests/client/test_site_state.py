@@ -55,6 +55,15 @@ def test_the_round_before_another_is_the_newest_that_is_remembered(state):
     assert state.before("c", 5) == -1
 
 
+def test_a_round_that_is_dropped_is_as_if_it_had_never_been(state):
+    state.drop("a", 3)
+    state.drop("a", 7)
+    assert state.newest("a", upto=5).round == 2
+    assert torch.equal(state.private_upto("a", 3)["norm.weight"], private(2)["norm.weight"])
+    state.save("a", 3, private(30), optimiser(30))
+    assert torch.equal(state.newest("a", upto=3).private["norm.weight"], private(30)["norm.weight"])
+
+
 def test_forgetting_keeps_what_is_asked_for(state):
     state.forget("a", keep={3}, best_round=1)
     assert torch.equal(state.private_upto("a", 2)["norm.weight"], private(1)["norm.weight"])
