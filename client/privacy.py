@@ -57,14 +57,22 @@ class PrivacyBudget:
     _releases: Counter[float] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        if self.noise_multiplier:
-            _accountant()
+        self.require_accountant(0.0)
         if self.path is not None and self.path.exists():
             self._releases = _read(self.path)
 
     def multiplier(self, asked: float) -> float:
         """The noise multiplier of a release: the site's own or the plan's, whichever is larger."""
         return max(self.noise_multiplier, asked)
+
+    def require_accountant(self, asked: float) -> None:
+        """See that what a release with a plan's noise multiplier costs could be counted.
+
+        Raises:
+            ConfigurationError: if it is noised and the accountant is not installed.
+        """
+        if self.multiplier(asked):
+            _accountant()
 
     def epsilon(self, more: float | None = None) -> float:
         """ε at δ of all releases so far, and of one more with the noise multiplier ``more``; infinite without noise."""
@@ -94,11 +102,19 @@ class PrivacyBudget:
         seed = secrets.randbits(63) if self.seed is None else derive_seed(self.seed, release)
         return torch.Generator().manual_seed(seed)
 
-    def facts(self) -> dict[str, float | int] | None:
-        """What a summary says of it; None where nothing was released with noise."""
+    def facts(self) -> dict[str, float | int | str | None] | None:
+        """What a summary says of it; None where nothing was released with noise.
+
+        ``epsilon`` is None where it cannot be computed, and ``reason`` says why: results must not wait for it.
+        """
         if not self._releases:
             return None
-        return {"releases": self._releases.total(), "delta": self.delta, "epsilon": self.epsilon()}
+        facts = {"releases": self._releases.total(), "delta": self.delta}
+        try:
+            return facts | {"epsilon": self.epsilon()}
+        except Exception as error:  # of whatever kind the accountant raises
+            log.warning("epsilon of %d releases cannot be stated: %s", self._releases.total(), error)
+            return facts | {"epsilon": None, "reason": str(error)}
 
 
 @lru_cache
@@ -126,7 +142,7 @@ def _accountant(loose: bool = False) -> tuple:
     except ImportError:
         raise ConfigurationError(
             "noise on prototypes needs an accountant, which is not installed: pip install 'mtmd[privacy]', or set "
-            "noise_multiplier to 0."
+            "noise_multiplier to 0, here and at the coordinator (prototypes.noise_multiplier)."
         ) from None
     return dp_event, RdpAccountant(LOOSE_ORDERS) if loose else PLDAccountant(value_discretization_interval=STEP)
 

@@ -223,9 +223,12 @@ class Site:
 
         Raises:
             RefusedPlanError: naming what was asked, what is allowed and the setting that says so.
+            ConfigurationError: if it asks for noise whose cost could not be counted here.
         """
         check_plan(plan, self.strategies, self.lockstep)
         check_terms(plan, terms)
+        if terms.contrast is not None:
+            self.policy.budget.require_accountant(terms.contrast.noise_multiplier)
         self.limits.check(plan, terms, self.structures + 1)
 
     def _receipt(self, plan: RoundPlan) -> Receipt:

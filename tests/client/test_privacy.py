@@ -2,14 +2,20 @@
 
 import json
 import math
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from asked import CONTRAST, PLAN, shared
 from scipy.optimize import brentq
 from scipy.stats import norm
+from tiny_sites import own_settings, write_sites
 
 from client.privacy import PrivacyBudget, epsilon
-from mtmd_core.errors import DataError
+from client.site import open_site
+from mtmd_core.errors import ConfigurationError, DataError
+from mtmd_core.wire import Terms
 
 
 def closed_form(releases: dict[float, int], delta: float) -> float:
@@ -56,6 +62,38 @@ def test_a_budget_allows_what_fits_and_remembers_it(tmp_path: Path):
     assert PrivacyBudget(10.0, 1e-5, most, path).facts() == {
         "releases": 3, "delta": 1e-5, "epsilon": pytest.approx(closed_form({10.0: 3}, 1e-5), rel=1e-4),
     }  # fmt: skip
+
+
+@pytest.fixture
+def no_accountant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where ``mtmd[privacy]`` is not installed."""
+    monkeypatch.setitem(sys.modules, "dp_accounting", None)
+
+
+def test_noise_that_the_coordinator_alone_asks_for_is_refused_before_a_round_where_nobody_can_count_it(
+    no_accountant: None, tmp_path: Path
+) -> None:
+    folder = write_sites(tmp_path, sites={"knee": 2})["knee"]
+    site = open_site(own_settings("knee", tmp_path / "state", folder, strategies=["dsl_ssc"]))
+    plan, noised = replace(PLAN, strategy="dsl_ssc"), replace(CONTRAST, single_scale=True, noise_multiplier=2.0)
+    with pytest.raises(ConfigurationError, match=r"pip install 'mtmd\[privacy\]'.*prototypes.noise_multiplier"):
+        site.train(plan, shared(), Terms(contrast=noised))
+    assert site.learner is None
+    site.check_limits(plan, Terms(contrast=replace(noised, noise_multiplier=0.0)))
+
+
+def test_results_do_not_wait_for_an_epsilon_that_cannot_be_stated(no_accountant: None, tmp_path: Path) -> None:
+    """Releases of an earlier run, whose accountant is there no more."""
+    folder, state = write_sites(tmp_path, sites={"knee": 2})["knee"], tmp_path / "state"
+    state.mkdir()
+    (state / "privacy.json").write_text("[[7.5, 3]]")
+    site = open_site(own_settings("knee", state, folder))
+    site.train(PLAN, shared())
+    site.evaluate(replace(PLAN, test=True), shared())
+    told = json.loads((state / "results" / "summary.json").read_text())["privacy"]
+    assert (told["releases"], told["epsilon"]) == (3, None)
+    assert "accountant, which is not installed" in told["reason"]
+    assert (state / "results" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"a": 1}', "[[1.0]]", "3"])
