@@ -25,7 +25,7 @@ from mtmd_core.prototype_arrays import COUNTS, array_shapes
 from mtmd_core.prototypes import Minimum
 from mtmd_core.quantities import say_bytes
 from mtmd_core.scores import METRICS_2D, METRICS_3D
-from mtmd_core.strategies import Contrast, strategy_named
+from mtmd_core.strategies import Contrast, Sharing, label_spaces, strategy_named
 from mtmd_core.update_encoding import FLOAT32, encode_update
 from mtmd_core.wire import (
     PACKED,
@@ -39,6 +39,7 @@ from mtmd_core.wire import (
     unpack_arrays,
 )
 
+from .labels import label_space
 from .limits import Limits, RefusedPlanError
 from .outbox import Outbox
 from .settings import SiteSettings
@@ -48,12 +49,16 @@ from .site_state import MemoryState
 
 @dataclass(frozen=True)
 class Asked:
-    """A plan that a site could be sent, and where it comes from."""
+    """A plan that a site could be sent, and where it comes from.
+
+    ``alone``: it counts this site's structures alone, where a coordinator counts those of all sites.
+    """
 
     plan: RoundPlan
     contrast: bool
     single_scale: bool
     source: str
+    alone: bool = False
 
 
 def dry_run(settings: SiteSettings, strategy: str | None) -> int:
@@ -64,18 +69,24 @@ def dry_run(settings: SiteSettings, strategy: str | None) -> int:
         strategy: for which the default configuration is shown; None takes the plan of the site's last round, if it had one.
 
     Raises:
-        ConfigurationError: if no data folder is set, or the plan is one that the site refuses.
+        ConfigurationError: if no data folder is set, or the plan does not hold the site's structures.
     """
     if settings.data is None:
         raise ConfigurationError(f"no data folder is set for {settings.site}: give --data DIR.")
     structures = len(load_dataset(settings.data).structures)
     asked = _last(settings.state / LAST_PLAN) if strategy is None else None
     if asked is None:
-        asked = _default(strategy or ("dsl" if "dsl" in settings.strategies else settings.strategies[0]))
+        strategy = strategy or ("dsl" if "dsl" in settings.strategies else settings.strategies[0])
+        asked = _default(strategy, settings.site, structures)
     print(f"{settings.site}: what would leave, by the settings in {settings.state} (release: {settings.release})")
     print(
         f"plan: {asked.source}: strategy {asked.plan.strategy}, {asked.plan.network}, updates in {asked.plan.update_encoding}"
     )
+    if asked.alone:
+        print(
+            "the structures of all sites, which share one output layer, are unknown until the server asks: that layer is shown "
+            "as if this site were alone"
+        )
     try:
         visits = _visits(settings, structures, asked)
     except RefusedPlanError as error:
@@ -103,8 +114,8 @@ def _visits(settings: SiteSettings, structures: int, asked: Asked) -> dict[str, 
         strategies=tuple(settings.strategies),
     )
     site.check_limits(plan)
-    classes = {settings.site: structures + 1}
-    network = build_network(NetworkConfig(plan.network, plan.width), classes, plan.seed)
+    space = label_space(plan, settings.site, structures)
+    network = build_network(NetworkConfig(plan.network, plan.width), {space.domain: space.classes}, plan.seed)
     parts = partition(network.to(getattr(torch, plan.dtype)), strategy_named(plan.strategy).sharing)
     shared = take(network, parts.shared)
     contribution = Contribution(SHARED, shared)
@@ -160,9 +171,10 @@ def _last(path: Path) -> Asked | None:
     return Asked(plan, contrast is not None, contrast is not None and contrast.single_scale, source)
 
 
-def _default(strategy: str) -> Asked:
+def _default(strategy: str, site: str, structures: int) -> Asked:
     """What a coordinator that chooses nothing but the strategy would ask of one of three sites."""
     config, kind = RunConfig(), strategy_named(strategy)
+    everything, space = kind.sharing is Sharing.EVERYTHING, label_spaces(kind.sharing, {site: structures})[site]
     plan = RoundPlan(
         run="default",
         round=1,
@@ -183,11 +195,11 @@ def _default(strategy: str) -> Asked:
         validate=True,
         test=False,
         best_round=0,
-        label_offset=0,
-        label_classes=0,
+        label_offset=space.offset,
+        label_classes=space.classes if everything else 0,
     )
     contrast = kind.contrast is not Contrast.NONE
-    return Asked(plan, contrast, kind.contrast is Contrast.SINGLE_SCALE, "the default configuration")
+    return Asked(plan, contrast, kind.contrast is Contrast.SINGLE_SCALE, "the default configuration", alone=everything)
 
 
 def _show(content: RecordDict) -> None:

@@ -31,7 +31,7 @@ from mtmd_core.objectives import (
 )
 from mtmd_core.parameters import partition, put, take
 from mtmd_core.site_contrast import without_memory
-from mtmd_core.strategies import EVERY_SITE, LabelSpace, strategy_named
+from mtmd_core.strategies import strategy_named
 from mtmd_core.training import (
     LOSS,
     OnStep,
@@ -49,6 +49,7 @@ from mtmd_core.wire import GRADIENT, SHARED, UPDATE, Contribution, RoundPlan, Te
 
 from .contrast import ContrastWork, PrototypePolicy
 from .finite import require_finite
+from .labels import label_space
 from .site_state import Remembered, SiteState
 
 _EMBEDDINGS = "embeddings/"
@@ -76,7 +77,7 @@ class Learner:
 
     def __init__(self, plan: RoundPlan, data: SiteData, device: torch.device) -> None:
         self.data = data
-        self.space = label_space(plan, data)
+        self.space = label_space(plan, data.site, len(data.structures))
         self.split = leave_one_out(list(data.exams), plan.fold)
         network = NetworkConfig(plan.network, plan.width, plan.encoder_weights)
         # An encoder's weights are for what no message brings, the first values of private layers; a site calls nobody for them.
@@ -323,20 +324,3 @@ class Learner:
 
     def _put_private(self, private: dict[str, torch.Tensor]) -> None:
         put(self.network, self.partition.private, {name: t.cpu().numpy() for name, t in private.items()})
-
-
-def label_space(plan: RoundPlan, data: SiteData) -> LabelSpace:
-    """Where the site's structures lie among the network's classes.
-
-    Raises:
-        ValueError: if they do not fit among those of the plan.
-    """
-    structures = len(data.structures)
-    if plan.label_classes == 0:
-        return LabelSpace(data.site, 0, structures, structures + 1)
-    if plan.label_offset + structures >= plan.label_classes:
-        raise ValueError(
-            f"the plan has {plan.label_classes} classes in all and puts this site's {structures} structures after "
-            f"{plan.label_offset}: they do not fit"
-        )
-    return LabelSpace(EVERY_SITE, plan.label_offset, structures, plan.label_classes)

@@ -14,7 +14,8 @@ from mtmd_core.networks.build import build_network
 from mtmd_core.objectives import PriorTerm
 from mtmd_core.wire import PriorPlan, RoundPlan
 
-from .learner import Learner, label_space
+from .labels import label_space
+from .learner import Learner
 from .site_state import SiteState
 
 
@@ -69,7 +70,7 @@ class SitePrior:
             raise MissingPriorError(
                 f"the auto-encoder of round {plan.round} is not here: the coordinator sends it with its next message."
             )
-        space = label_space(trained_by, data)
+        space = label_space(trained_by, data.site, len(data.structures))
         classes = {space.domain: space.classes}
         initial = build_network(NetworkConfig(AUTOENCODER, plan.width), classes, plan.seed)
         network = to_device(initial, self.device, visit.dtype, visit.channels_last)

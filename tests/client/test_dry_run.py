@@ -57,6 +57,35 @@ def test_the_plan_of_the_last_round_shows_what_that_round_sent(
     assert "the chain is whole" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("strategy", ["shared", "dsl"])
+def test_every_array_that_a_round_sent_is_shown_and_no_other(
+    strategy: str, folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where everything is shared, one domain serves every site, and its output layer has the classes of all."""
+    state = tmp_path / "knee"
+    state.mkdir()
+    sites = open_sites(folders, tmp_path / "cache")
+    sites["knee"].last_plan = state / "last_plan.json"
+    config = compose("simulate", run_words(folders, "federation.rounds=1", f"strategy={strategy}"))
+    grid = RecordingGrid(sites)
+    coordinate(grid, config, RunStore(tmp_path / "run", config, every_round=False))
+    sent = [m.content for m in grid.from_sites if "shared" in m.content and m.content["receipt"]["site"] == "knee"]
+    shapes = {
+        f"{name}  {a.dtype} {'×'.join(map(str, a.shape)) or '1'}" for name, a in arrays_in(sent[0]["shared"]).items()
+    }
+    assert dry_run(own_settings("knee", state, folders["knee"], strategies=[strategy]), None) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.strip().rpartition("  ")[0] for line in lines if line.startswith("    ")} == shapes
+
+
+def test_a_last_plan_that_does_not_hold_the_sites_structures_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
+    plan = to_record(replace(PLAN, strategy="shared", label_classes=3, label_offset=1))
+    (tmp_path / "last_plan.json").write_text(json.dumps({"plan": plan, "contrast": None}))
+    settings = own_settings("knee", tmp_path, folders["knee"], strategies=["shared"])
+    with pytest.raises(ConfigurationError, match="puts this site's 2 structures after 1: they do not fit"):
+        dry_run(settings, None)
+
+
 @pytest.mark.parametrize(
     ("settings", "strategy", "there", "absent"),
     [
@@ -65,6 +94,13 @@ def test_the_plan_of_the_last_round_shows_what_that_round_sent(
         ({"release": "structure"}, None, ["test/mean/structure_2/dice"], ["structure_3", "knee_bone"]),
         ({}, "dsl_msc", ["nothing: this site refuses the plan", "takes part in individual, dsl"], ["arrays"]),
         ({"strategies": ["dsl_msc"]}, "dsl_msc", ["prototypes: 82 arrays", "s9/mean  float32 32"], ["exam_0"]),
+        (
+            {"strategies": ["shared"]},
+            "shared",
+            ["unknown until the server asks", "output.domains.every_site.weight  float32 3×32×1×1"],
+            ["knee."],
+        ),
+        ({}, "dsl", ["strategy dsl"], ["unknown until the server asks"]),
         ({"strategies": ["individual"]}, None, ["strategy individual", "shared: 0 arrays"], []),
         ({"limits": {"max_parameters": 1000}}, None, ["this site's max_parameters is 1000"], ["arrays"]),
     ],
