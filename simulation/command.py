@@ -74,7 +74,7 @@ def simulate(config: RunConfig, folder: Path, console: Console, words: Sequence[
     ``words`` are those that the configuration was composed with; experiments that compose further runs need them.
 
     Raises:
-        ConfigurationError: among others, if another process is writing into the folder.
+        ConfigurationError: among others, if another process is writing into the folder, or results of other words are there.
         RunFailedError: if some of an experiment's runs failed; the files of the others are written by then.
     """
     with exclusive(folder, "mtmd-simulate", "hydra.run.dir"):
@@ -86,9 +86,11 @@ def _simulate(config: RunConfig, folder: Path, console: Console, words: Sequence
 
     from .data import load_sites, make_phantoms
     from .experiments import EXPERIMENTS, STUDIES
+    from .folders import check_folder
     from .report import write_report
     from .runs import run
 
+    check_folder(config, folder)
     logging.captureWarnings(True)
     limit_threads(config.threads)
     be_deterministic(config.training.deterministic)
@@ -99,8 +101,8 @@ def _simulate(config: RunConfig, folder: Path, console: Console, words: Sequence
         if config.experiment is None:
             return run(config, sites, folder, console)
     started = time.monotonic()
-    save_config(config, folder / "config.yaml")
     if study is None:
+        save_config(config, folder / "config.yaml")
         summary = EXPERIMENTS[config.experiment](config, sites, folder, console)
     else:
         summary = study(config, words, folder, console)

@@ -44,14 +44,19 @@ def load_sites(config: RunConfig) -> dict[str, SiteData]:
 
 def make_phantoms(config: RunConfig, console: Console) -> dict[str, str]:
     """Phantom joints of the configured number, resolution and seed; made once and kept beside the cache of slices."""
-    wanted = config.phantoms
-    exams = dict.fromkeys(JOINT_NAMES, wanted.exams)
-    name = f"version_{GENERATOR_VERSION}_exams_{wanted.exams}_scale_{wanted.scale}_seed_{wanted.seed}"
-    place = Path(config.data.cache_dir).parent / "phantoms" / name
-    folders = {joint: place / joint for joint in exams}
-    if not all((folder / "dataset.json").is_file() for folder in folders.values()):
+    wanted, folders = config.phantoms, phantom_folders(config)
+    if not all((Path(folder) / "dataset.json").is_file() for folder in folders.values()):
+        exams, place = dict.fromkeys(folders, wanted.exams), Path(next(iter(folders.values()))).parent
         console.print(f"no sites are given: making {wanted.exams} phantom exams a joint in {place}", markup=False)
         with Progress(console=console, disable=not console.is_terminal) as bar:
             task = bar.add_task("phantom joints", total=sum(exams.values()))
             write_datasets(place, exams, wanted.seed, wanted.scale, progress=lambda *_: bar.advance(task))
-    return {joint: str(folder) for joint, folder in folders.items()}
+    return folders
+
+
+def phantom_folders(config: RunConfig) -> dict[str, str]:
+    """Joint → folder of the phantoms that :func:`make_phantoms` makes, whether they are there yet or not."""
+    wanted = config.phantoms
+    name = f"version_{GENERATOR_VERSION}_exams_{wanted.exams}_scale_{wanted.scale}_seed_{wanted.seed}"
+    place = Path(config.data.cache_dir).parent / "phantoms" / name
+    return {joint: str(place / joint) for joint in JOINT_NAMES}

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -22,6 +23,8 @@ from .similarities import similarity_facts
 
 CONFIG, SUMMARY, SLICE_SCORES = "config.yaml", "summary.json", "slice_scores.json"
 """What every run leaves: its configuration, its scores, and the 2D scores of every slice of its test exams."""
+ANOTHER_FOLDER = "another folder (hydra.run.dir=, or hydra.sweep.subdir= in a multirun)"
+"""What messages advise where a folder is taken."""
 
 
 def run(config: RunConfig, sites: dict[str, SiteData], folder: Path, console: Console) -> dict:
@@ -71,16 +74,24 @@ def finished_summary(config: RunConfig, folder: Path) -> dict | None:
     if not (folder / CONFIG).is_file():
         return None
     words, others = decisive_words(config), decisive_words(load_config(folder / CONFIG))
-    changed = sorted(word for word in words if words[word] != others.get(word))
-    if changed:
-        shown = ", ".join(f"{word} was {others.get(word)}, is {words[word]}" for word in changed[:3])
+    changes = say_changes(others, words)
+    if changes:
         raise ConfigurationError(
-            f"{folder} holds another run ({shown}): give the same words to go on with it, or another folder "
-            "(hydra.run.dir=, or hydra.sweep.subdir= in a multirun)."
+            f"{folder} holds another run ({changes}): give the same words to go on with it, or {ANOTHER_FOLDER}."
         )
     if not (folder / SUMMARY).is_file():
         return None
     return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+
+
+def say_changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Words with another value than before, the first three of them; empty if there is none.
+
+    >>> say_changes({"fold": "0", "seed": "0"}, {"fold": "1", "seed": "0"})
+    'fold was 0, is 1'
+    """
+    changed = sorted(word for word in now if now[word] != before.get(word))
+    return ", ".join(f"{word} was {before.get(word)}, is {now[word]}" for word in changed[:3])
 
 
 def _print_scores(summary: dict, folder: Path, console: Console) -> None:

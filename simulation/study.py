@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mtmd_core.config import NETWORKS, RunConfig, StudyConfig
 from mtmd_core.config_checks import checked
-from mtmd_core.config_files import compose
+from mtmd_core.config_files import compose, save_config
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.processes import uninterrupted
 from mtmd_core.quantities import say_duration
@@ -26,7 +26,7 @@ from mtmd_core.strategies import TRANSFERS
 
 from .data import load_sites, make_phantoms
 from .run_exams import check_exams, noted_exams
-from .runs import finished_summary
+from .runs import CONFIG, finished_summary
 from .worker import RunProcess
 
 CHOSEN_BY = {
@@ -98,11 +98,13 @@ def conduct(
     configs = {network: compose_network(words, network, config.study.networks) for network in config.study.networks}
     sites = config.sites or make_phantoms(config, console)
     planned = plan_runs(replace(config, sites=sites), configs, folder, wanted)
-    return carry_out(planned, config.study.jobs, console)
+    return carry_out(planned, config, folder, console)
 
 
-def carry_out(planned: Sequence[PlannedRun], jobs: int, console: Console) -> Outcome:
-    """Make those of the planned runs that are not finished yet, ``jobs`` at a time, with a line for each.
+def carry_out(planned: Sequence[PlannedRun], config: RunConfig, folder: Path, console: Console) -> Outcome:
+    """Make those of the planned runs that are not finished yet, ``study.jobs`` at a time, with a line for each.
+
+    Once all of them can be made, ``folder`` gets the study's configuration, as it was given.
 
     Raises:
         ConfigurationError: before anything runs, if a run's folder holds another one, or the same with other exams.
@@ -113,6 +115,8 @@ def carry_out(planned: Sequence[PlannedRun], jobs: int, console: Console) -> Out
     }
     pending = [run for run in planned if run.key not in summaries]
     _check_exams(planned, summaries)
+    save_config(config, folder / CONFIG)
+    jobs = config.study.jobs
     already = f", {len(summaries)} of them already finished" if summaries else ""
     threads = planned[0].config.threads
     console.print(f"{len(planned)} runs{already}; {jobs} at a time, threads each: {threads}", markup=False)

@@ -47,5 +47,6 @@ STUDIES = {
     "figures": _run_figures,
 }
 """The same for experiments that compose runs themselves: functions of configuration, the words that it was composed with,
-folder and console. They read no exams before they know which are needed. ``failures`` in their summary (run → reason) ends
+folder and console. They read no exams before they know which are needed, and write nothing, their configuration neither, before
+they know that all of it can be made in that folder. ``failures`` in their summary (run → reason) ends
 the command with exit code 1."""

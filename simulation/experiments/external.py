@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from mtmd_core.config import RunConfig
+from mtmd_core.config_files import save_config
 from mtmd_core.data.site_data import SiteData, load_site
 from mtmd_core.durable import write_csv, write_json
 from mtmd_core.errors import ConfigurationError
@@ -34,6 +35,7 @@ from ..comparison import (
     pair_columns,
 )
 from ..found_runs import FoundRun, name_in_study, runs_asked_for
+from ..runs import CONFIG
 from ..trained import segmentation_cards, segmentation_networks
 from ..unseen import unseen_exams
 
@@ -56,20 +58,21 @@ def run_external(config: RunConfig, words: Sequence[str], folder: Path, console:
     """
     runs = _runs(config, console)
     _check_sites(config.sites, runs)
-    config.sites = unseen_exams(config, words, runs, console)
+    given, config = config, replace(config, sites=unseen_exams(config, words, runs, console))
 
     @cache
     def exams(site: str, size: int, axis: int) -> SiteData:
         return load_site(site, Path(config.sites[site]), size, str(axis), Path(config.data.cache_dir))
 
     wanted = [(run, chosen) for run in runs if (chosen := _tested_sites(run, config, exams, console))]
+    if not wanted:
+        raise ConfigurationError(f"no run of {config.study.folder} is tested on {', '.join(sorted(config.sites))}.")
+    save_config(given, folder / CONFIG)
     tested: dict[tuple[str, str], Tested] = {}
     for place, (run, chosen) in enumerate(wanted, start=1):
         console.print(f"{place}/{len(wanted)} {run}", markup=False)
         own = tested.setdefault((run.key.network, run.title), Tested(run.title, run.config, {}))
         own.scores[run.key.fold] = _score(run, chosen, config.device, exams)
-    if not tested:
-        raise ConfigurationError(f"no run of {config.study.folder} is tested on {', '.join(sorted(config.sites))}.")
     rows = [_row(own, list(tested.values()), sorted(config.sites)) for own in tested.values()]
     write_csv(folder / "external.csv", rows)
     write_json(folder / "external.json", {" ".join(name): own.by_exam() for name, own in tested.items()})

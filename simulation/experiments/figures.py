@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mtmd_core.config import RunConfig
+from mtmd_core.config_files import save_config
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError
@@ -24,6 +25,7 @@ from ..found_runs import FoundRun, runs_asked_for
 from ..phantom.datasets import usable_cores
 from ..pictures import fullest_slice
 from ..run_exams import check_exams
+from ..runs import CONFIG
 from ..study import strategies_of
 from ..trained import TrainedNetwork, autoencoders, segmentation_networks
 from .table4 import PROPOSED
@@ -48,6 +50,7 @@ def run_figures(config: RunConfig, words: Sequence[str], folder: Path, console: 
     sites = {network: load_sites(replace(own[0].config, fold=0)) for network, own in by_network.items()}
     for run in wanted:
         check_exams(sites[run.key.network], run.folder)
+    save_config(config, folder / CONFIG)
 
     def drawn(name: str, caption: str) -> Path:
         captions[name] = caption

@@ -1,6 +1,7 @@
 """``experiment=ladder``: what talking to each other buys, rung by rung from sites alone to pooled training."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -38,8 +39,8 @@ def run_ladder(config: RunConfig, words: Sequence[str], folder: Path, console: C
     without it) and to local training, with 95 % confidence intervals (Student's t over folds); megabytes of all sites together in
     both directions, auto-encoder included; and seconds.
     """
-    config.sites = config.sites or make_phantoms(config, console)
-    outcome = carry_out(plan_ladder(config, folder), config.study.jobs, console)
+    given, config = config, replace(config, sites=config.sites or make_phantoms(config, console))
+    outcome = carry_out(plan_ladder(config, folder), given, folder, console)
     methods = {rung: _method(rung, outcome, config) for rung in rungs_of(config)}
     rows = [_row(rung, methods, outcome, config) for rung in methods]
     write_csv(folder / "ladder.csv", rows)

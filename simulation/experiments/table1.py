@@ -10,12 +10,14 @@ from rich.table import Table
 from torch import nn
 
 from mtmd_core.config import NETWORKS, NO_WEIGHTS, NetworkConfig, RunConfig
+from mtmd_core.config_files import save_config
 from mtmd_core.durable import write_csv
 from mtmd_core.networks.build import uninitialised
 from mtmd_core.parameters import partition
 from mtmd_core.strategies import Sharing, label_spaces
 
 from ..paper.figures import DOMAINS, designs
+from ..runs import CONFIG
 from ..study import compose_network
 
 Builder = Callable[[Mapping[str, int]], nn.Module]
@@ -27,9 +29,11 @@ def run_table1(config: RunConfig, words: Sequence[str], folder: Path, console: C
     Columns: network, strategy, ``parameters`` (trainable, of all networks together), ``paper_parameters``,
     ``relative_difference`` (ours / paper's − 1) and, for dsl, ``domain_specific_share`` (of the trainable parameters).
     """
+    builders = _builders(config, words)
+    save_config(config, folder / CONFIG)
     rows = [
         _row(network, strategy, build)
-        for network, build in _builders(config, words).items()
+        for network, build in builders.items()
         for strategy in ("individual", "shared", "dsl")
         if network != "autoencoder" or strategy != "individual"  # the paper has no auto-encoder of one joint alone
     ]

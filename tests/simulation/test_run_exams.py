@@ -115,14 +115,15 @@ def test_a_study_says_so_before_anything_runs(
     (planned[1 - fold].folder / EXAMS).unlink()
     change(place)
     with pytest.raises(ConfigurationError, match=rf"fold_{fold} holds a run with other exams of knee \({told}"):
-        carry_out(planned, 1, Console(quiet=True))
+        carry_out(planned, planned[0].config, place / "out", Console(quiet=True))
     assert not list((place / "out").glob("runs/**/worker.log"))
 
 
 def test_a_finished_study_needs_no_exams(place: Path, planned: list[PlannedRun]) -> None:
     shutil.rmtree(place / "data")
     shutil.rmtree(place / "cache")
-    assert list(carry_out(planned[:1], 1, Console(quiet=True)).summaries) == [planned[0].key]
+    outcome = carry_out(planned[:1], planned[0].config, place / "out", Console(quiet=True))
+    assert list(outcome.summaries) == [planned[0].key]
 
 
 def test_pictures_are_not_drawn_of_other_exams(place: Path, planned: list[PlannedRun]) -> None:
