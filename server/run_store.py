@@ -308,5 +308,16 @@ class RunStore:
         return Checkpoint(facts["round"], shared, _beginning_with(OPTIMISER, tensors), prototypes)
 
 
+def mark_finished(folder: Path) -> None:
+    """Let nothing go on from a folder's checkpoints any more; a folder without a federation stays as it is."""
+    path = folder / "run.json"
+    if path.is_file():
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:  # damaged: that it is finished is all that need be known of it
+            facts = {}
+        write_json(path, facts | {"finished": True})
+
+
 def _beginning_with(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

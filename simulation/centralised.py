@@ -21,7 +21,7 @@ from mtmd_core.seeds import derive_seed
 from mtmd_core.strategies import Contrast, Sharing, strategy_named
 from mtmd_core.transfer import transfer_weights
 
-from .fit import Trainee, fit, forget_checkpoints, forget_unfinished_lines
+from .fit import Trainee, fit, forget_unfinished_lines
 from .pool import Pool
 from .progress import RunDisplay
 from .trained import ALL_SITES, network_file
@@ -30,7 +30,10 @@ from .trained import ALL_SITES, network_file
 def run_centralised(
     config: RunConfig, sites: dict[str, SiteData], folder: Path, display: RunDisplay
 ) -> tuple[dict, dict[str, SiteScores]]:
-    """Train the strategy's network or networks and test them; returns the run's summary and its test scores by site."""
+    """Train the strategy's network or networks and test them; returns the run's summary and its test scores by site.
+
+    What the run could go on from stays in ``folder``, so that one that ends before its summary is written is not lost.
+    """
     forget_unfinished_lines(folder)
     strategy = strategy_named(config.strategy)
     prior = trained_prior(config, sites, folder, display) if strategy.prior else None
@@ -57,7 +60,6 @@ def run_centralised(
     summaries = {
         site: own.summary | {"step": chosen[site], "split": splits[site].as_dict()} for site, own in scores.items()
     }
-    forget_checkpoints(folder)
     return summarise_run(summaries), scores
 
 

@@ -1,12 +1,11 @@
 """A federation in one process: the deployed ServerApp strategy and ClientApp, without a network.
 
 It can be stopped anywhere and goes on from its last finished round, as a deployed one does: coordinator and sites keep their
-state in the run's folder until it is done.
+state in the run's folder until its summary is written.
 """
 
 import logging
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -41,15 +40,16 @@ from server.strategy import Metrics, OnRound
 from .grid import InProcessGrid
 from .progress import RunDisplay
 from .trained import autoencoder_file, network_file
-
-MEMORY = "sites"
-"""Folder of what sites remember while a run goes on."""
+from .unfinished import MEMORY
 
 
 def run_federated(
     config: RunConfig, sites: dict[str, SiteData], folder: Path, display: RunDisplay
 ) -> tuple[dict, dict[str, SiteScores]]:
-    """Run the federation; returns the full summary, which no single party of a real one has, and the sites' test scores."""
+    """Run the federation; returns the full summary, which no single party of a real one has, and the sites' test scores.
+
+    What the run could go on from stays in ``folder``, so that one that ends before its summary is written is not lost.
+    """
     logging.getLogger("flwr").setLevel(logging.WARNING)
     keep_memory()
     members = {name: build_site(config, data, folder, display) for name, data in sites.items()}
@@ -90,7 +90,7 @@ def _training_slices(data: SiteData, fold: int) -> int:
 def federate(config: RunConfig, members: dict[str, Site], folder: Path, display: RunDisplay) -> Outcome:
     """Rounds over sites that are ready."""
     federation = config.federation
-    # What the sites remembered is gone with the last round: a run without its summary is made again from the first.
+    # Once the summary is written, what the sites remembered is gone: a run that lost it since is made again from the first round.
     store = RunStore(folder, config, every_round=True, remake=True)
     grid = InProcessGrid({name: build_client_app(site) for name, site in members.items()})
     outcome = coordinate(
@@ -101,8 +101,8 @@ def federate(config: RunConfig, members: dict[str, Site], folder: Path, display:
         on_autoencoder_round=_shown(display, "auto-encoder, round", federation.autoencoder_rounds),
     )
     _save_autoencoders(outcome, members, folder)
-    store.finish(None, outcome.checkpoint)
-    shutil.rmtree(folder / MEMORY, ignore_errors=True)
+    store.choose(outcome.checkpoint)
+    store.note("finished", chosen_round=outcome.checkpoint.round)
     return outcome
 
 

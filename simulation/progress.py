@@ -1,7 +1,7 @@
 """What a person sees while a simulation runs: a bar with loss and time left, or plain lines where there is no terminal."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from rich.console import Console
 from rich.progress import (
@@ -24,10 +24,14 @@ class RunDisplay:
     Args:
         steps: training steps in all, over all sites.
         console: where to print.
+        on_scores: called after each validation, whose training is on the disk by then.
     """
 
-    def __init__(self, steps: int, console: Console | None = None) -> None:
+    def __init__(
+        self, steps: int, console: Console | None = None, on_scores: Callable[[], None] = lambda: None
+    ) -> None:
         self.console = console or Console(soft_wrap=True, highlight=False)
+        self._on_scores = on_scores
         self._steps = steps
         self._done = 0
         self._stage = "reading exams"
@@ -73,6 +77,7 @@ class RunDisplay:
 
     def scores(self, title: str, metrics: Mapping[str, Mapping[str, float]]) -> None:
         """One line with each site's loss and validation Dice."""
+        self._on_scores()
         parts = []
         for site, values in metrics.items():
             words = [f"loss {values['loss']:.4f}"] if "loss" in values else []

@@ -1,7 +1,6 @@
 """One run: data that are ready, a configuration, and the files that the run leaves."""
 
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from .progress import RunDisplay
 from .run_exams import check_exams, note_exams
 from .run_page import REPORT, note_facts, told_by, write_run_page
 from .similarities import similarity_facts
+from .unfinished import Stopwatch, forget_progress
 
 CONFIG, SUMMARY, SLICE_SCORES = "config.yaml", "summary.json", "slice_scores.json"
 """What every run leaves: its configuration, its scores, and the 2D scores of every slice of its test exams."""
@@ -33,14 +33,15 @@ def run(config: RunConfig, sites: dict[str, SiteData], folder: Path, console: Co
     Raises:
         ConfigurationError: if the folder holds another run, or this one with other exams.
     """
-    started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     saved = finished_summary(config, folder)
     check_exams(sites, folder)
     if saved is not None:
+        forget_progress(folder)  # in case the last session ended before it had
         console.print(f"this run was made before; to make it again, remove {folder}", markup=False)
         _print_scores(saved, folder, console)
         return saved
+    watch = Stopwatch(folder)
     save_config(config, folder / CONFIG)
     note_facts(config, sites, folder)
     note_exams(sites, folder)
@@ -50,9 +51,10 @@ def run(config: RunConfig, sites: dict[str, SiteData], folder: Path, console: Co
         train, steps = federated.run_federated, federated.total_local_steps(config, sites)
     else:
         train, steps = run_centralised, total_steps(config, sites)
-    with RunDisplay(steps, console) as display:
+    with RunDisplay(steps, console, on_scores=watch.keep) as display:
         summary, scores = train(config, sites, folder, display)
-    facts = {"seconds": round(time.monotonic() - started, 1), "encoder_weights": config.network.encoder_weights}
+    watch.keep()
+    facts = {"seconds": watch.seconds, "encoder_weights": config.network.encoder_weights}
     summary = facts | summary
     write_json(folder / SLICE_SCORES, {site: own.slices for site, own in scores.items()})
     with best_effort("the run's page"):
@@ -60,7 +62,8 @@ def run(config: RunConfig, sites: dict[str, SiteData], folder: Path, console: Co
         with best_effort("how alike its representations are"):
             summary |= similarity_facts(config, sites, folder, summary.get("prototypes", {}))
         write_run_page(folder, summary)
-    write_json(folder / SUMMARY, summary)  # last: it says that the run is finished
+    write_json(folder / SUMMARY, summary)  # it says that the run is finished; until it is there, the run can go on
+    forget_progress(folder)
     _print_scores(summary, folder, console)
     return summary
 
