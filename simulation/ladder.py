@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from mtmd_core.config import FederationConfig, RunConfig, StudyConfig
+from mtmd_core.config import FederationConfig, RunConfig, ServerOptimiserConfig, StudyConfig
 from mtmd_core.config_checks import checked
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.federation_checks import share_of_batch
@@ -102,6 +102,7 @@ def plan_ladder(config: RunConfig, folder: Path) -> list[PlannedRun]:
     Raises:
         ConfigurationError: if rungs would not see the same images or validate as often, or a run cannot be as it is asked for.
     """
+    _check_same_images(config.federation)
     _check_steps(config)
     network = config.network.name
     return [
@@ -126,6 +127,10 @@ def rung_config(config: RunConfig, rung: Rung, fold: int) -> RunConfig:
         federation = FederationConfig(
             calibration_batches=federation.calibration_batches
         )  # nothing is shared in any way
+    if rung.kind == CONSENSUS:
+        federation = replace(
+            federation, server_optimiser=ServerOptimiserConfig()
+        )  # the mean itself, no step towards it
     local_steps = {LOCAL: training.validate_every_steps, CONSENSUS: training.steps}.get(rung.kind, rung.local_steps)
     federation = replace(
         federation,
@@ -137,6 +142,20 @@ def rung_config(config: RunConfig, rung: Rung, fold: int) -> RunConfig:
     )
     prototypes = replace(config.prototypes, **_ABLATIONS.get(rung.variant, {}))
     return checked(replace(own, mode="federated", federation=federation, prototypes=prototypes))
+
+
+def _check_same_images(federation: FederationConfig) -> None:
+    """That no word of the federation gives its rungs other images than local and pooled training have."""
+    if federation.local_epochs is not None:
+        raise ConfigurationError(
+            f"federation.local_epochs is {federation.local_epochs}, but all rungs of experiment=ladder see the same images only "
+            "if they count steps: leave it out, and say with study.local_steps=[…] how many a round has."
+        )
+    if federation.participation != 1:
+        raise ConfigurationError(
+            f"federation.participation is {federation.participation}, but with experiment=ladder every site must train in every "
+            "round to see as many images as alone: leave it out."
+        )
 
 
 def _check_steps(config: RunConfig) -> None:

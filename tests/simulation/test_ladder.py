@@ -8,7 +8,7 @@ from finished_runs import finish
 from rich.console import Console
 from tiny_sites import run_words, write_sites
 
-from mtmd_core.config import RunConfig
+from mtmd_core.config import RunConfig, ServerOptimiserConfig
 from mtmd_core.config_files import compose, decisive_words
 from mtmd_core.durable import write_text
 from mtmd_core.errors import ConfigurationError
@@ -73,6 +73,14 @@ def test_variants_are_those_that_are_asked_for(folders, tmp_path):
         ladder_config(folders, "study.variants=[int4]")
 
 
+def test_models_that_are_averaged_once_are_averaged_and_no_more(folders, tmp_path):
+    words = ("federation.server_optimiser.name=fedadam", "federation.server_optimiser.learning_rate=0.1")
+    planned = {run.key.rung.name: run.config for run in plan_ladder(ladder_config(folders, *words), tmp_path)}
+    optimisers = {name: config.federation.server_optimiser for name, config in planned.items()}
+    assert optimisers["consensus"] == ServerOptimiserConfig("fedavg")
+    assert optimisers["dsl_2"] == ServerOptimiserConfig("fedadam", 0.1)
+
+
 def test_rungs_asked_for_by_name_are_made_beside_local_training(folders, tmp_path):
     asked = plan_ladder(ladder_config(folders, "study.rungs=[dsl_msc_2_int8,dsl_msc_pooled,dsl_msc_2]"), tmp_path)
     assert [run.key.rung.name for run in asked] == 2 * ["local", "dsl_msc_2", "dsl_msc_pooled", "dsl_msc_2_int8"]
@@ -103,6 +111,8 @@ def test_a_variant_is_unlike_its_twin_in_one_word(folders, tmp_path):
         ("autoencoder.steps=9", "autoencoder.steps is 9, not a multiple of 2"),
         ("training.validate_every_steps=2", "validate_every_steps is 2, not a multiple of 6"),
         ("training.steps=18", "training.steps is 18, not a multiple of training.validate_every_steps=12"),
+        ("federation.local_epochs=1", "local_epochs is 1, but all rungs .* count steps: leave it out"),
+        ("federation.participation=0.7", "participation is 0.7, but .* every site must train in every round"),
     ],
 )
 def test_rungs_that_would_not_be_alike_are_refused(word, text, folders, tmp_path):
