@@ -6,7 +6,7 @@ nearest one that it does.
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from mtmd_core.config import EXPERIMENTS, NETWORKS, RunConfig
 from mtmd_core.config_checks import checked, value_of
 from mtmd_core.durable import write_text
 from mtmd_core.errors import ConfigurationError
-from mtmd_core.words import check_one_of, nearest
+from mtmd_core.words import NO_RELEASE, RELEASES, check_one_of, nearest
 
 
 def compose(config_name: str, overrides: Sequence[str]) -> RunConfig:
@@ -73,11 +73,25 @@ def load_config(path: Path) -> RunConfig:
 
 def decisive_words(config: RunConfig) -> dict[str, str]:
     """The words of a configuration that decide a run's result, with their values."""
-    words = {}
-    for word in known_words():
-        if not word.startswith("study.") and word not in PATIENCE and not word.endswith("_timeout_seconds"):
-            words[word] = str(value_of(config, word))
-    return words
+    return decisive(words_of(config))
+
+
+def decisive(words: Mapping[str, Any]) -> dict[str, str]:
+    """Those of a configuration's words that decide a run's result, with their values.
+
+    What sites release decides nothing but this: where it is ``none`` no round can be chosen by its scores, so the last one is.
+
+    >>> decisive({"fold": 1, "threads": 2, "federation.release": "mean"})
+    {'fold': '1', 'federation.release': 'mean or structure'}
+    """
+    chosen = {
+        word: str(value)
+        for word, value in words.items()
+        if not word.startswith("study.") and word not in PATIENCE and not word.endswith("_timeout_seconds")
+    }
+    if chosen.get(_RELEASE, NO_RELEASE) != NO_RELEASE:
+        chosen[_RELEASE] = " or ".join(release for release in RELEASES if release != NO_RELEASE)
+    return chosen
 
 
 def words_of(config: RunConfig) -> dict[str, Any]:
@@ -94,11 +108,11 @@ PATIENCE = (
     "federation.outlying_norm_factor",
     "federation.quorum",
     "federation.refusals_before_set_aside",
-    "federation.release",
     "experiment",
 )
 """Words that decide where and how patiently a run is made: a run may go on with others. Of its result they decide nothing, but
 that a reply is used or not, as a timeout does."""
+_RELEASE = "federation.release"
 
 
 def known_words(schema: type = RunConfig, prefix: str = "") -> list[str]:

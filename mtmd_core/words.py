@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from mtmd_core.errors import ConfigurationError
 
 DEVICES = ("auto", "cpu", "cuda")
-RELEASES = ("none", "mean", "structure")
+NO_RELEASE = "none"
+RELEASES = (NO_RELEASE, "mean", "structure")
 """Scores that leave a site: none, a site's means, or one value per structure."""
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mtmd_core.arguments import CommandParser
 from mtmd_core.config import RunConfig
-from mtmd_core.config_files import PATIENCE, load_config, words_of
+from mtmd_core.config_files import decisive, load_config, words_of
 from mtmd_core.durable import write_json, write_text
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.page.configuration import versions
@@ -23,8 +23,6 @@ from .run_page import REPORT, run_page, told_by
 from .study import strategies_of
 
 CONFIG, SUMMARY = "config.yaml", "summary.json"
-_OWN_TO_A_RUN = ("fold", "study.", *PATIENCE)
-"""Words in which runs of one method may differ."""
 
 
 def main(words: Sequence[str]) -> None:
@@ -166,9 +164,10 @@ def _config(folder: Path) -> Any:
 
 def _contenders(contents: Mapping[Path, Mapping[str, Any]]) -> list[Contender]:
     """Runs that differ in their fold alone are one method; what tells methods apart is in their titles."""
-    grouped: list[tuple[dict[str, Any], dict[int, tuple[Path, Mapping[str, Any]]]]] = []
+    grouped: list[tuple[dict[str, str], dict[int, tuple[Path, Mapping[str, Any]]]]] = []
     for place, content in contents.items():
-        words = {w: v for w, v in content["configuration"].items() if not w.startswith(_OWN_TO_A_RUN)}
+        words = decisive(content["configuration"])
+        del words["fold"]
         same = (runs for known, runs in grouped if known == words and content["fold"] not in runs)
         runs = next(same, None)
         if runs is None:

@@ -8,6 +8,7 @@ from mtmd_core.config import LossConfig, PrototypeConfig
 from mtmd_core.config_files import compose, decisive_words, known_words, load_config, save_config
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.federation_checks import share_of_batch
+from mtmd_core.words import RELEASES
 
 
 @pytest.mark.parametrize(
@@ -269,6 +270,15 @@ def test_words_that_decide_a_result_are_told_from_those_that_do_not():
     one = compose("simulate", ["device=cpu", "threads=1", "study.jobs=2", "federation.round_timeout_seconds=5"])
     assert decisive_words(one) == decisive_words(compose("simulate", []))
     assert decisive_words(compose("simulate", ["loss.msc_weight=0.3"])) != decisive_words(one)
+
+
+def test_of_what_sites_release_only_whether_it_is_anything_decides_a_result():
+    """Without scores no round can be chosen, and the last one is the result."""
+    none, mean, structure = (
+        decisive_words(compose("simulate", [f"federation.release={release}"])) for release in RELEASES
+    )
+    assert mean == structure
+    assert {word for word in none if none[word] != mean[word]} == {"federation.release"}
 
 
 def test_bfloat16_and_float64_exclude_each_other():
