@@ -215,7 +215,7 @@ def _check_network(network: NetworkConfig, slice_size: int) -> None:
     if network.width != NetworkConfig.width:
         raise ConfigurationError(
             f"network.width is {network.width}, but only att_unet has a width to choose; {network.name}'s follow from its "
-            "encoder: leave network.width out."
+            f"encoder: leave network.width out, or give {NetworkConfig.width} where an experiment's own file sets another."
         )
     if network.encoder_weights not in (IMAGENET, NO_WEIGHTS) and not network.encoder_weights.endswith(WEIGHT_FILES):
         raise ConfigurationError(

@@ -16,11 +16,11 @@ from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mtmd_core.config import EXPERIMENTS, NETWORKS, RunConfig
+from mtmd_core.config import EXPERIMENTS, NETWORKS, NetworkConfig, RunConfig
 from mtmd_core.config_checks import checked, value_of
 from mtmd_core.durable import write_text
 from mtmd_core.errors import ConfigurationError
@@ -41,6 +41,14 @@ def compose(config_name: str, overrides: Sequence[str]) -> RunConfig:
         return checked(OmegaConf.to_object(composed))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(_readable(error, overrides)) from None
+
+
+def _if_att_unet(width: int, *, _parent_: DictConfig) -> int:
+    """``${if_att_unet:8}``: a width for the one network that has one to choose; the others' follow from their encoder."""
+    return width if _parent_.name == "att_unet" else NetworkConfig.width
+
+
+OmegaConf.register_new_resolver("if_att_unet", _if_att_unet, replace=True)
 
 
 @contextlib.contextmanager

@@ -272,6 +272,16 @@ def test_words_that_decide_a_result_are_told_from_those_that_do_not():
     assert decisive_words(compose("simulate", ["loss.msc_weight=0.3"])) != decisive_words(one)
 
 
+@pytest.mark.parametrize("experiment", ["demo", "ladder", "phantoms", "msc_fidelity", "privacy"])
+def test_an_experiments_width_is_for_the_network_that_has_one(experiment):
+    words = [f"experiment={experiment}", "network.encoder_weights=none"]
+    own = [compose("simulate", [*words, f"network={name}"]).network.width for name in ("att_unet", "efficient_unet")]
+    assert own == [8 if experiment in ("demo", "ladder") else 16, 32]
+    assert compose("simulate", [*words, "network.width=12"]).network.width == 12
+    with pytest.raises(ConfigurationError, match=r"only att_unet has a width .* leave network.width out"):
+        compose("simulate", [*words, "network=efficient_unet", "network.width=12"])
+
+
 def test_of_what_sites_release_only_whether_it_is_anything_decides_a_result():
     """Without scores no round can be chosen, and the last one is the result."""
     none, mean, structure = (
