@@ -81,6 +81,15 @@ def total_steps(config: RunConfig, sites: Mapping[str, SiteData]) -> int:
     return steps
 
 
+def images_of_sites(config: RunConfig, sites: Mapping[str, SiteData]) -> dict[str, int]:
+    """Site → images of it that its segmentation network is trained on, those that come again counted again."""
+    pools = [Pool(config, group) for group in groups(config, sites)]
+    training = config.training
+    return {
+        site: pool.steps(training) * pool.recipe(training, config.seed).share for pool in pools for site in pool.sites
+    }
+
+
 def contrast_term(config: RunConfig, contrast: Contrast, weight: float | None = None) -> ContrastTerm | None:
     """The contrastive term that a strategy asks for, with the weight of the configuration unless one is given."""
     loss = config.loss

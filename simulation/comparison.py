@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -12,6 +12,7 @@ from mtmd_core.scores import METRICS_3D
 from mtmd_core.statistics import Difference, mean_and_deviation, paired_difference
 from mtmd_core.strategies import strategy_named
 
+from .images import images_a_site, unequal_images
 from .paper.figures import like_with_like, scores_3d
 from .study import Outcome, RunKey
 
@@ -33,6 +34,7 @@ class Method:
     encoder_weights: str
     sites: tuple[str, ...]  # that it is tested on: a transfer's source is none of them
     folds: dict[int, dict[str, Foreground]]  # fold → site → scores
+    images: dict[int, dict[str, int]] = field(default_factory=dict)  # fold → site → images that it was trained on
 
     def dice(self, sites: Iterable[str]) -> dict[int, float | None]:
         """Fold → mean Dice over some sites in percent; None where a site has none."""
@@ -78,6 +80,7 @@ def methods_of(outcome: Outcome) -> list[Method]:
         summary = outcome.summaries.get(RunKey(network, strategy, fold))
         if summary is not None:
             method.folds[fold] = {site: summary["sites"][site]["foreground_mean"] for site in sites}
+            method.images[fold] = summary.get("images", {})  # unknown in runs of older versions
     return list(found.values())
 
 
@@ -89,7 +92,8 @@ def reference_of(method: Method, methods: Sequence[Method]) -> Method | None:
 def rows_3d(methods: Sequence[Method]) -> list[Row]:
     """One row for each backbone, joint (site) and strategy that is tested there.
 
-    Columns: those of Tables 2 and 3; ``folds`` that are finished; ``encoder_weights``; ``dice_difference`` to individual
+    Columns: those of Tables 2 and 3; ``folds`` that are finished; ``images_a_site``: how many images of this one a network was
+    trained on, mean over folds, those that come again counted again; ``encoder_weights``; ``dice_difference`` to individual
     with its 95 % confidence interval (Student's t over the folds of both); the strategy's worst site; and the paper's
     figures, where it has that joint and backbone, trained from the same kind of encoder. Standard deviations are those of
     a sample (n − 1 in the denominator), empty for one fold.
@@ -106,19 +110,28 @@ def rows_3d(methods: Sequence[Method]) -> list[Row]:
 
 
 def print_comparison(methods: Sequence[Method], console: Console) -> None:
-    """Two tables a network: Dice of every site, then each strategy's worst site and its distance to every site alone."""
+    """Two tables a network: Dice of every site, then each strategy's worst site, its distance to every site alone, and how many
+    images of a site it saw, with a warning where strategies did not see as many."""
     for network in dict.fromkeys(method.network for method in methods):
         own = [method for method in methods if method.network == network]
         sites = sorted({site for method in own for site in method.sites})
         dice = Table(Column("strategy", no_wrap=True), *sites, "mean")
         dice.add_column("folds", justify="right")
         contrast = Table(Column("strategy", no_wrap=True), "worst site", f"mean − {REFERENCE}", "95 % CI")
+        contrast.add_column("images a site", justify="right")
+        seen = {method.strategy: images_a_site(method.images.values()) for method in own}
         for method in own:
             dice.add_row(method.strategy, *_dice_cells(method, sites), str(len(method.folds)))
-            contrast.add_row(method.strategy, *_contrast_cells(method, reference_of(method, methods)))
+            contrast.add_row(
+                method.strategy,
+                *_contrast_cells(method, reference_of(method, methods)),
+                number_cell(seen[method.strategy], 0),
+            )
         console.print(f"{network}, {encoder_of(own[0].encoder_weights)}: Dice in %", markup=False)
         console.print(dice)
         console.print(contrast)
+        if (warning := unequal_images(seen)) is not None:
+            console.print(warning, markup=False)
     console.print(
         "mean ± sample standard deviation over folds; a transfer is compared on the sites that it is tested on"
     )
@@ -177,6 +190,7 @@ def _row(method: Method, site: str, reference: Method | None) -> Row:
     difference, worst = method.against(reference, [site]), method.worst_site()
     row |= {
         "folds": len(method.folds),
+        "images_a_site": images_a_site({site: own[site]} for own in method.images.values() if site in own),
         "encoder_weights": method.encoder_weights,
         "dice_difference": empty_if_undefined(difference.mean),
         "dice_difference_low": empty_if_undefined(difference.low),
@@ -200,7 +214,7 @@ def _contrast_cells(method: Method, reference: Method | None) -> list[str]:
     worst, difference = method.worst_site(), method.against(reference, method.sites)
     cells = [f"{worst[0]} {worst[1]:.1f}" if worst else UNDEFINED]
     if reference is method:
-        return cells
+        return [*cells, "", ""]
     cells.append(UNDEFINED if math.isnan(difference.mean) else f"{difference.mean:+.1f}")
     cells.append(UNDEFINED if math.isnan(difference.low) else f"{difference.low:+.1f} to {difference.high:+.1f}")
     return cells

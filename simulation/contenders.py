@@ -21,6 +21,7 @@ from mtmd_core.statistics import (
 )
 
 from .comparison import REFERENCE, empty_if_undefined
+from .images import images_a_site
 from .slice_scores import METRICS as SLICE_METRICS
 from .slice_scores import read_slices, together
 from .tested_exams import same_exams
@@ -101,6 +102,7 @@ def _method(contender: Contender) -> dict[str, Any]:
         **{word: about[word] for word in ("mode", "strategy", "network")},
         "folds": list(contender.finished),
         "unfinished": len(contender.runs) - len(summaries),
+        "images_a_site": images_a_site(each.get("images", {}) for each in summaries),
         "seconds": sum(each.get("seconds", 0) for each in summaries) if summaries else None,
         "bytes": sum(_bytes(each) for each in summaries) if about["mode"] == "federated" else None,
         "sites": {site: _spreads(contender, site, metrics) for site in contender.sites},

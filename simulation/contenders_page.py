@@ -14,6 +14,7 @@ from mtmd_core.page.scores import metrics_in
 from mtmd_core.page.tables import facts, folded, table
 
 from .contenders import MEAN
+from .images import unequal_images
 from .run_page import made_with
 from .rungs_table import rungs_table
 from .similarity_tables import of_methods, of_table5
@@ -114,8 +115,22 @@ def _result(methods: Methods) -> Html:
 
 
 def _cost(methods: Methods) -> Html:
-    rows = ([method["title"], duration(method["seconds"]), size(method["bytes"])] for method in methods)
-    return table("What it took, all folds together", ["Method", "Time", "Bytes between server and sites"], rows)
+    rows = (
+        [
+            method["title"],
+            duration(method["seconds"]),
+            size(method["bytes"]),
+            number(method["images_a_site"]),
+        ]
+        for method in methods
+    )
+    header = ["Method", "Time", "Bytes between server and sites", "Images a site, mean of folds"]
+    warnings = (
+        unequal_images({m["title"]: m["images_a_site"] for m in methods if m["network"] == network})
+        for network in dict.fromkeys(method["network"] for method in methods)
+    )
+    said = (element("p", warning, class_="note") for warning in warnings if warning is not None)
+    return join([table("What it took, all folds together", header, rows), *said])
 
 
 def _worst(worst: Mapping[str, Any] | None) -> object:

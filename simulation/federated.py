@@ -6,7 +6,8 @@ state in the run's folder until its summary is written.
 
 import logging
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,21 +67,35 @@ def run_federated(
 def total_local_steps(config: RunConfig, sites: Mapping[str, SiteData]) -> int:
     """Training steps of all sites in all rounds of all phases."""
     phases = [phase for phase in (autoencoder_phase(config), segmentation_phase(config)) if phase is not None]
-    return sum(_local_steps(config, phase, sites) for phase in phases)
+    return sum(sum(_local_steps(config, phase, sites).values()) for phase in phases)
 
 
-def _local_steps(config: RunConfig, phase: Phase, sites: Mapping[str, SiteData]) -> int:
-    federation = config.federation
+def images_of_sites(config: RunConfig, sites: Mapping[str, SiteData]) -> dict[str, int]:
+    """Site → images of it that its segmentation network is trained on, those that come again counted again."""
+    phase = segmentation_phase(config)
+    share = _share(config, phase, sites)
+    return {site: steps * share for site, steps in _local_steps(config, phase, sites).items()}
+
+
+def _share(config: RunConfig, phase: Phase, sites: Collection[str]) -> int:
+    """Slices of a site in a batch: a part of it, or where nothing is shared the whole."""
     alone = strategy_named(config.strategy).sharing is Sharing.NOTHING
-    share = share_of_batch(phase.batch_size, 1 if alone else len(sites), phase.batch_word)
+    return share_of_batch(phase.batch_size, 1 if alone else len(sites), phase.batch_word)
+
+
+def _local_steps(config: RunConfig, phase: Phase, sites: Mapping[str, SiteData]) -> dict[str, int]:
+    """Site → its training steps in all rounds of a phase."""
+    federation, share = config.federation, _share(config, phase, sites)
     steps = {
         site: (federation.local_epochs or 0) * math.ceil(_training_slices(data, config.fold) / share)
         or federation.local_steps
         for site, data in sites.items()
     }
     count, names = sites_a_round(len(sites), federation.participation), sorted(sites)
-    members = (training_sites(names, count, number, config.seed) for number in range(1, phase.rounds + 1))
-    return sum(steps[site] for each in members for site in each)
+    rounds = Counter(
+        site for number in range(1, phase.rounds + 1) for site in training_sites(names, count, number, config.seed)
+    )
+    return {site: rounds[site] * steps[site] for site in names}
 
 
 def _training_slices(data: SiteData, fold: int) -> int:

@@ -14,7 +14,7 @@ from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.page.best_effort import best_effort
 
-from .centralised import run_centralised, total_steps
+from .centralised import images_of_sites, run_centralised, total_steps
 from .progress import RunDisplay
 from .run_exams import check_exams, note_exams
 from .run_page import REPORT, note_facts, told_by, write_run_page
@@ -49,12 +49,13 @@ def run(config: RunConfig, sites: dict[str, SiteData], folder: Path, console: Co
         from . import federated  # Flower is slow to import, and runs on pooled data do without
 
         train, steps = federated.run_federated, federated.total_local_steps(config, sites)
+        images = federated.images_of_sites(config, sites)
     else:
-        train, steps = run_centralised, total_steps(config, sites)
+        train, steps, images = run_centralised, total_steps(config, sites), images_of_sites(config, sites)
     with RunDisplay(steps, console, on_scores=watch.keep) as display:
         summary, scores = train(config, sites, folder, display)
     watch.keep()
-    facts = {"seconds": watch.seconds, "encoder_weights": config.network.encoder_weights}
+    facts = {"seconds": watch.seconds, "encoder_weights": config.network.encoder_weights, "images": images}
     summary = facts | summary
     write_json(folder / SLICE_SCORES, {site: own.slices for site, own in scores.items()})
     with best_effort("the run's page"):
