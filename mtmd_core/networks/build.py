@@ -68,13 +68,18 @@ def embedding_sizes(config: NetworkConfig) -> list[int]:
     >>> embedding_sizes(NetworkConfig("att_unet", 32))
     [32, 64, 128, 256, 512, 256, 128, 64, 32]
     """
+    return list(_embedding_sizes(config.name, config.width))
+
+
+@functools.cache  # asked for wherever prototypes are, and a pass without values takes as long as one with
+def _embedding_sizes(name: str, width: int) -> tuple[int, ...]:
     with torch.device("meta"):
-        network = uninitialised(config, {"one": 2})
+        network = uninitialised(NetworkConfig(name, width), {"one": 2})
         if isinstance(network, Autoencoder):
             output = network({"one": torch.empty(2, 2, 64, 64)}, embeddings=True)
         else:
             output = network(torch.empty(2, 1, 64, 64), {"one": 2}, embeddings=True)
-    return [scale.shape[1] for scale in output.embeddings]
+    return tuple(scale.shape[1] for scale in output.embeddings)
 
 
 def uninitialised(config: NetworkConfig, domains: Mapping[str, int]) -> nn.Module:
