@@ -208,7 +208,8 @@ class Learner:
         """What the round began with of all that is shared, where the round's end is held against it."""
         if plan.update_encoding == FLOAT32 and not plan.proximal_mu:
             return {}
-        return {name: self.network.state_dict()[name].clone() for name in self.partition.shared}
+        state = self.network.state_dict()
+        return {name: state[name].clone() for name in self.partition.shared}
 
     def _with_terms(self, terms: Terms, prior: PriorTerm | None, steps: range) -> Objective:
         """The objective with what a round adds to it."""
