@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-WHOLE_FEDERATIONS = ("test_deployment.py", "test_network_reach.py", "test_open_port.py")
+OF_PROCESSES = ("test_deployment.py", "test_network_reach.py", "test_open_port.py", "test_drill.py", "test_study.py")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,8 +20,8 @@ def phantom_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole federations of processes first: they take longest, and beside them one core does the rest."""
-    items.sort(key=lambda item: item.path.name not in WHOLE_FEDERATIONS)
+    """Files whose tests start many processes first: they take longest, and nothing waits for one of them at the end."""
+    items.sort(key=lambda item: item.path.name not in OF_PROCESSES)
 
 
 def pytest_collection_finish() -> None:
