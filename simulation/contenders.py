@@ -24,7 +24,7 @@ from .comparison import REFERENCE, empty_if_undefined
 from .images import images_a_site
 from .slice_scores import METRICS as SLICE_METRICS
 from .slice_scores import read_slices, together
-from .tested_exams import same_exams
+from .tested_exams import finished_run, same_exams
 
 MEAN = "mean of sites"
 Spread = dict[str, dict[str, float | None]]  # metric → "mean" and "deviation"
@@ -178,7 +178,8 @@ def _difference(contender: Contender, reference: Contender, site: str) -> dict[s
 def _same_tests(contender: Contender, reference: Contender, fold: int, site: str) -> bool:
     """Whether two methods' test exams of a site, or of every site, are the same ones in a fold."""
     sites = contender.sites if site == MEAN else [site]
-    return same_exams(contender.finished[fold], reference.finished[fold], sites)
+    one, other = (finished_run(each.finished[fold], each.runs[fold][0]) for each in (contender, reference))
+    return same_exams(one, other, sites)
 
 
 def _slices(contender: Contender, reference: Contender | None) -> list[dict[str, Any]]:

@@ -10,36 +10,36 @@ from page_checks import check_page
 from mtmd_core.config_files import compose
 from simulation.report import report
 from simulation.study import compose_network, plan_runs
-from simulation.tested_exams import same_exams
+from simulation.tested_exams import FinishedRun, same_exams
 
 DICE = {"individual": 0.5, "dsl": 0.6}
 ELSEWHERE = "another_exam"
 
 
-def summary_of(*exams: str, spacing: float | None = None) -> dict:
-    """What a run that tested these exams of the knee says, and what their grid was if it was noted."""
+def run_on(*exams: str, image: str | None = None) -> FinishedRun:
+    """A run that tested these exams of the knee; ``image``: digest of each one's image, where the run noted its exams."""
     summary = {"sites": {"knee": {"metric_per_case": [{"case": exam, "metrics": {}} for exam in exams]}}}
-    if spacing is not None:
-        noted = [{"name": exam, "voxels": [4, 4, 2], "spacing_mm": [spacing] * 3, "part": "test"} for exam in exams]
-        summary["data"] = {"knee": {"exams": noted}}
-    return summary
+    noted = {exam: {"image": image, "labels": "cd", "spacing_mm": [1.0] * 3} for exam in (*exams, "trains")}
+    return FinishedRun(summary, {} if image is None else {"knee": noted})
 
 
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
-        (summary_of("a", "b"), summary_of("b", "a"), True),
-        (summary_of("a"), summary_of("b"), False),
-        (summary_of("a"), summary_of("a", "b"), False),
-        (summary_of("a", spacing=1.0), summary_of("a", spacing=1.0), True),
-        (summary_of("a", spacing=1.0), summary_of("a", spacing=1.5), False),
-        (summary_of("a", spacing=1.0), summary_of("a"), True),
-        (summary_of(), summary_of(), False),
-        ({"sites": {"knee": {"foreground_mean": {}}}}, summary_of("a"), False),
+        (run_on("a", "b"), run_on("b", "a"), True),
+        (run_on("a"), run_on("b"), False),
+        (run_on("a"), run_on("a", "b"), False),
+        (run_on("a", image="ab"), run_on("a", image="ab"), True),
+        (run_on("a", image="ab"), run_on("a", image="ef"), False),
+        (run_on("a", image="ab"), run_on("a"), True),
+        (run_on(), run_on(), False),
+        (FinishedRun({"sites": {"knee": {"foreground_mean": {}}}}, {}), run_on("a"), False),
     ],
-    ids=["same", "another", "one more", "same grid", "another grid", "grid not noted", "none", "not told"],
+    ids=["same", "another", "one more", "same image", "another image", "not noted", "none", "not told"],
 )
-def test_exams_are_the_same_if_their_names_are_and_nothing_contradicts_it(one: dict, other: dict, same: bool) -> None:
+def test_exams_are_the_same_if_their_names_are_and_nothing_contradicts_it(
+    one: FinishedRun, other: FinishedRun, same: bool
+) -> None:
     assert same_exams(one, other, ["knee"]) == same
     assert same_exams(one, other, []), "of no site"
 
