@@ -161,7 +161,7 @@ def serve(settings: ServerSettings, given: Mapping[str, Any], new: bool = False)
     from .door_process import DoorProcess
     from .progress import RunDisplay
     from .report import write_report
-    from .superlink import HOST, SuperLink
+    from .superlink import SuperLink
 
     config = compose("federation", settings.run_overrides())
     if not settings.insecure:
@@ -179,22 +179,9 @@ def serve(settings: ServerSettings, given: Mapping[str, Any], new: bool = False)
         run_id, submitted = None, None
         try:
             with RunDisplay() as display, live_page(settings, display.say):
-                host = HOST if door is None else settings.listen
-                display.say(f"starting on {host}:{settings.port}, state in {settings.state}")
-                if kept is not None:
-                    display.say(f"the finished run is kept in {kept}")
-                elif new:
-                    display.say("there is no finished run to set aside; one that was stopped goes on")
-                if line := differing(settings, given):
+                for line in _beginning(settings, given, kept, new):
                     display.say(line)
-                if door is None:
-                    why = (
-                        "--insecure" if given.get("insecure") else f"{settings.state / OWN_FILE} says 'insecure: true'"
-                    )
-                    display.say(
-                        f"PLAIN HTTP, nothing is encrypted and nobody shows who they are, for trials only: {why}"
-                    )
-                else:
+                if door is not None:
                     door.require_free()
                 superlink.start(settings.start_timeout_seconds)
                 if door is not None:
@@ -218,6 +205,23 @@ def serve(settings: ServerSettings, given: Mapping[str, Any], new: bool = False)
             if submitted is not None:
                 with best_effort("the run's page"):
                     print(f"the run's page: {write_report(settings.state)}")
+
+
+def _beginning(settings: ServerSettings, given: Mapping[str, Any], kept: Path | None, new: bool) -> Iterator[str]:
+    """What to say before a run begins; ``kept``: where a finished one lies that was set aside."""
+    from .superlink import HOST
+
+    host = HOST if settings.insecure else settings.listen
+    yield f"starting on {host}:{settings.port}, state in {settings.state}"
+    if kept is not None:
+        yield f"the finished run is kept in {kept}"
+    elif new:
+        yield "there is no finished run to set aside; one that was stopped goes on"
+    if line := differing(settings, given):
+        yield line
+    if settings.insecure:
+        why = "--insecure" if given.get("insecure") else f"{settings.state / OWN_FILE} says 'insecure: true'"
+        yield f"PLAIN HTTP, nothing is encrypted and nobody shows who they are, for trials only: {why}"
 
 
 @contextlib.contextmanager
