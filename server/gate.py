@@ -193,9 +193,8 @@ def _metrics(record: MetricRecord) -> dict[str, int | float]:
         if not METRIC_NAMES["structure"].fullmatch(name):
             raise _Unfit(Reason.WRONG_METRICS, "it holds a metric that no site sends")
         share = name.rpartition("/")[2].removesuffix("_2d") in ("dice", "sensitivity", "specificity")
-        least = (
-            -MAX_METRIC if name in ("loss", "loss/contrast") else 0
-        )  # contrast may be below zero, what is counted or measured may not
+        # Contrast may be below zero; what is counted or measured may not.
+        least = -MAX_METRIC if name in ("loss", "loss/contrast") else 0
         if not isinstance(value, int | float) or not least <= value <= (1 if share else MAX_METRIC):
             raise _Unfit(Reason.WRONG_METRICS, f"its metric {name} is {value}")
     return metrics
