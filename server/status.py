@@ -14,6 +14,7 @@ from mtmd_core.event_log import events
 from mtmd_core.processes import is_held
 from mtmd_core.quantities import say_bytes, say_duration, seconds_a_round
 
+from .admission import Admission
 from .progress import read_json
 from .standing import SiteStanding, read_standing
 
@@ -25,11 +26,12 @@ METRICS = "round_metrics.jsonl"
 class SiteView:
     """One site as the coordinator sees it.
 
-    ``last_round``: the last one whose reply was used (of any phase). ``last_refusal``: round, reason and detail. Bytes are of
-    arrays, in the whole run.
+    ``revoked``: since when it may not take part any more (UTC, ISO 8601); None while it may. ``last_round``: the last one whose
+    reply was used (of any phase). ``last_refusal``: round, reason and detail. Bytes are of arrays, in the whole run.
     """
 
     here: bool
+    revoked: str | None
     set_aside: bool
     last_round: int
     refusals: int
@@ -118,8 +120,7 @@ def lines(run: RunView) -> list[str]:
     text.append(f"  {say_bytes(run.bytes_to_sites)} to sites, {say_bytes(run.bytes_from_sites)} from sites")
     width = max(map(len, run.sites), default=0)
     for name, site in run.sites.items():
-        here = "here" if site.here else "away" if run.state == "running" else "–"
-        words = ["SET ASIDE" if site.set_aside else here, f"last used in round {site.last_round or '–'}"]
+        words = [_presence(site, run), f"last used in round {site.last_round or '–'}"]
         words.append(f"{say_bytes(site.bytes_to_site)} to, {say_bytes(site.bytes_from_site)} from")
         if site.refusals:
             words.append(f"refused {site.refusals} times, {site.refusals_in_a_row} in a row")
@@ -127,9 +128,21 @@ def lines(run: RunView) -> list[str]:
         if site.last_refusal is not None:
             refusal = site.last_refusal
             text.append(f"  {'':<{width}}  round {refusal['round']}: {refusal['reason']}: {refusal['detail']}")
+        if site.revoked:
+            text.append(f"  {'':<{width}}  revoked on {site.revoked}; let it in again with: mtmd-server admit FILE")
         if site.set_aside:
             text.append(f"  {'':<{width}}  take it back with: mtmd-server readmit {name}")
     return text
+
+
+def _presence(site: SiteView, run: RunView) -> str:
+    if site.revoked:
+        return "REVOKED"
+    if site.set_aside:
+        return "SET ASIDE"
+    if site.here:
+        return "here"
+    return "away" if run.state == "running" else "–"
 
 
 def _state(facts: dict[str, Any], outcome: dict[str, Any] | None, held: bool) -> str:
@@ -161,9 +174,13 @@ def _sites(state: Path, facts: dict[str, Any], here: list[str]) -> dict[str, Sit
             last = line["round"] if path.name == METRICS else last
             sums[line["site"]] = to + line["bytes_to_site"], back + line["bytes_from_site"], last
     names = sorted({*facts.get("sites", {}), *standing, *here})
-    return {name: _site(name in here, standing.get(name, SiteStanding()), *sums.get(name, (0, 0, 0))) for name in names}
+    revoked = {name: entry.revoked for name, entry in Admission(state).entries().items()}
+    return {
+        name: _site(name in here, revoked.get(name), standing.get(name, SiteStanding()), *sums.get(name, (0, 0, 0)))
+        for name in names
+    }
 
 
-def _site(here: bool, own: SiteStanding, to: int, back: int, last: int) -> SiteView:
+def _site(here: bool, revoked: str | None, own: SiteStanding, to: int, back: int, last: int) -> SiteView:
     refusal = {"round": own.round, "reason": own.reason, "detail": own.detail} if own.reason else None
-    return SiteView(here, own.set_aside, last, own.refusals, len(own.in_a_row), refusal, to, back)
+    return SiteView(here, revoked, own.set_aside, last, own.refusals, len(own.in_a_row), refusal, to, back)

@@ -1,15 +1,19 @@
 """``mtmd-server status`` and ``readmit`` over the files that a run leaves, whether it runs, has ended or has crashed."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from mtmd_core.config_files import compose
+from mtmd_core.credentials import new_private_key, public_pem
 from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.processes import exclusive
 from mtmd_core.refusals import Reason
+from mtmd_core.site_card import SiteCard
+from server.admission import Admission
 from server.readmit import readmit
 from server.run_store import RunStore
 from server.standing import REQUESTS
@@ -63,6 +67,21 @@ def test_a_run_that_crashed(store: RunStore) -> None:
     assert store.standing.readmit(["ankle", "knee"]) == ["knee"]
     with pytest.raises(ConfigurationError, match=r"'knee' is not set aside .*no site is"):
         readmit(store.folder, "knee")
+
+
+def test_a_site_that_was_revoked_is_no_site_that_is_away(store: RunStore) -> None:
+    admission, now = Admission(store.folder), datetime(2026, 11, 24, 12, tzinfo=UTC)
+    for site in ("ankle", "knee"):
+        admission.admit(SiteCard(site, public_pem(new_private_key().public_key())), now)
+    admission.revoke("ankle", now)
+    run = view(store.folder, LATER)
+    assert {name: site.revoked for name, site in run.sites.items()} == {
+        "ankle": "2026-11-24T12:00:00+00:00",
+        "knee": None,
+    }
+    text = "\n".join(lines(run))
+    assert "ankle  REVOKED · last used in round 3" in text
+    assert "revoked on 2026-11-24T12:00:00+00:00; let it in again with: mtmd-server admit FILE" in text
 
 
 @pytest.mark.parametrize(("code", "state"), [(0, "finished"), (3, "failed")])
