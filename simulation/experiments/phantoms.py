@@ -4,6 +4,7 @@ One network a joint is trained on that joint's phantoms, then segments children 
 scanners shows them.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -33,7 +34,7 @@ def run_phantoms(config: RunConfig, sites: dict[str, SiteData], folder: Path, co
 
     Returns ``dice``: joint → scanner → mean Dice over structures and children; ``drop``: the same, lost against its own.
     """
-    summary = run(config, sites, folder / "individual", console)
+    summary = run(replace(config, experiment=None), sites, folder / "individual", console)
     dice: dict[str, dict[str, float]] = {}
     for joint in JOINT_NAMES:
         network, card = load_model(folder / "individual" / "models" / f"{joint}.safetensors")

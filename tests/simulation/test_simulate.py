@@ -17,6 +17,7 @@ from mtmd_core.tensor_files import load_tensors
 from simulation.command import simulate
 from simulation.data import make_phantoms
 from simulation.experiments import phantoms
+from simulation.found_runs import find_runs
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +171,4 @@ def test_the_phantoms_experiment_scores_fresh_children_under_every_scanner(
             lost = summary["dice"][joint][joint] - summary["dice"][joint][scanner]
             assert summary["drop"][joint][scanner] == pytest.approx(lost)
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["dice"] == summary["dice"]
+    assert [run.title for run in find_runs(tmp_path / "out").finished] == ["individual, individual"]
