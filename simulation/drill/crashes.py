@@ -162,19 +162,17 @@ CRASHES = (
 )
 """In the order in which a federation goes through them: after the last one its figures are others."""
 
-ROUNDS = 2 * len(CRASHES) + 2
-"""Of each federation of this stage, whichever events are wanted: all are held against the same undisturbed one."""
-
 
 def run(drill: Drill, wanted: Sequence[Event]) -> Generator[Verdict, None, None]:
     """Verdicts on the first of the wanted events: up to one that the federation did not get over."""
+    crashes = {2 * place: crash for place, crash in enumerate((c for c in CRASHES if c.event in wanted), start=1)}
+    rounds = max(crashes) + 2
     try:
-        reference = Records.read(undisturbed(drill, ROUNDS))
+        reference = Records.read(undisturbed(drill, rounds))
     except StuckError as error:
         yield from (stuck(event, error) for event in wanted)
         return
-    crashes = {2 * place: crash for place, crash in enumerate((c for c in CRASHES if c.event in wanted), start=1)}
-    federation = drill.federation("crashes", f"federation.rounds={ROUNDS}")
+    federation = drill.federation("crashes", f"federation.rounds={rounds}")
     for site in {crash.site for crash in crashes.values()}:
         federation.order(site, stops=[round_ for round_, crash in crashes.items() if crash.site == site])
     federation.limit_steps(HANGS, STEP_SECONDS)
