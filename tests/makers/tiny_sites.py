@@ -22,7 +22,13 @@ RUN = (
 )
 SMALL_ROUNDS = {"min_round_slices": 1}
 """What a site of such a run must allow."""
-WHOLE_METHOD = ("strategy=dsl_msc_mjap", "data.slice_size=32", "autoencoder.width=4", "autoencoder.batch_size=6")
+WHOLE_METHOD = (
+    "strategy=dsl_msc_mjap",
+    "data.slice_size=32",
+    "training.batch_size=18",  # a pass over all slices for prototypes takes batches of a site's share
+    "autoencoder.width=4",
+    "autoencoder.batch_size=6",
+)
 """Words that make it a run of all that the paper adds: auto-encoder, prototypes, prior."""
 
 

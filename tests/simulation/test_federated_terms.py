@@ -30,6 +30,7 @@ from simulation.command import simulate
 SEGMENTATION = "att_unet"
 TINY = (
     "data.slice_size=32",
+    "training.batch_size=18",  # a pass over all slices for prototypes takes batches of a site's share
     "training.augment=false",
     "autoencoder.width=4",
     "autoencoder.batch_size=6",
