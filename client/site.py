@@ -14,7 +14,7 @@ from mtmd_core.data.dataset import load_dataset
 from mtmd_core.data.identity import differences, exam_record
 from mtmd_core.data.site_data import SiteData, load_site
 from mtmd_core.data.validation import check_dataset
-from mtmd_core.devices import choose_device, limit_threads, memory_of
+from mtmd_core.devices import be_deterministic, choose_device, limit_threads, memory_of
 from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError, DataError
 from mtmd_core.evaluation import SiteScores
@@ -108,6 +108,7 @@ class Site:
             Receipt, metrics, and the site's prototypes if the plan asks for some and there are enough exams and slices.
         """
         self.check_limits(plan, terms)
+        be_deterministic(plan.deterministic)
         prior = self._prior_term(plan, terms)
         learner = self._learner_for(plan)
         self.limits.require("max_local_steps", learner.steps(plan), "local steps")
@@ -163,6 +164,7 @@ class Site:
     def evaluate(self, plan: RoundPlan, shared: dict[str, np.ndarray]) -> tuple[Receipt, Metrics]:
         """An EVALUATE visit: the model of ``plan.round`` on the validation exam or, if the plan says so, the test exam."""
         self.check_limits(plan)
+        be_deterministic(plan.deterministic)
         learner = self._learner_for(plan)
         learner.become(plan, shared, self.state)
         if not plan.test:

@@ -42,7 +42,7 @@ CONTRAST, PRIOR, PRIOR_SHARED, PROTOTYPES = "contrast", "prior", "prior_shared",
 UPDATE, GRADIENT = "update", "gradient"
 """What a site's contribution may be besides ``SHARED``: names of records too."""
 
-PROTOCOL = 9
+PROTOCOL = 10
 """Raised whenever the records change; a site refuses a server of another protocol."""
 
 Scalar = bool | int | float | str
@@ -84,6 +84,7 @@ class RoundPlan:
     ``rounds`` is how many there are (0: not said), for people to know what is left, and for ``learning_rate_decay``, which needs
     it: the learning rate falls over all rounds' steps.
     ``channels_last`` is how the site's networks lie in memory (:func:`mtmd_core.devices.to_device`); what travels does not.
+    ``deterministic`` makes a site's CUDA repeat itself bit for bit (:func:`mtmd_core.devices.be_deterministic`).
     ``local_epochs`` counts passes over the site's training slices and, where it is not 0, takes the place of ``local_steps``.
     ``proximal_mu`` is FedProx's μ. ``update_encoding`` says how the contribution travels (:mod:`mtmd_core.update_encoding`).
     ``tell_slices`` asks for the number of training slices. In lock-step ``lockstep_weight`` is the site's share of Eq. 1, 1/K:
@@ -121,6 +122,7 @@ class RoundPlan:
     rounds: int = 0
     learning_rate_decay: str = "none"
     channels_last: bool = False
+    deterministic: bool = False
     protocol: int = PROTOCOL
 
 

@@ -164,6 +164,7 @@ class Plans:
             rounds=self.phase.rounds,
             learning_rate_decay=self.phase.learning_rate_decay,
             channels_last=config.training.channels_last,
+            deterministic=config.training.deterministic,
         )
 
     @staticmethod

@@ -17,6 +17,7 @@ from client.settings import SiteSettings
 from client.site import Site, open_site
 from client.site_state import MemoryState
 from mtmd_core.config import NetworkConfig
+from mtmd_core.devices import be_deterministic
 from mtmd_core.errors import DataError, RunFailedError
 from mtmd_core.networks.build import build_network, count_parameters
 from mtmd_core.parameters import partition, take
@@ -121,6 +122,19 @@ def test_a_plan_within_them_is_carried_out(site: Site) -> None:
     receipt, metrics, prototypes = site.train(PLAN, shared())
     assert prototypes is None
     assert (receipt.site, receipt.round, metrics["steps"]) == ("knee", 1, 1)
+
+
+def test_a_visit_is_as_deterministic_as_its_plan_asks(site: Site) -> None:
+    asked, seen = [True, False, True], []
+    site.on_step = lambda step, loss: seen.append(torch.are_deterministic_algorithms_enabled())
+    try:
+        for round_, deterministic in enumerate(asked, start=1):
+            site.train(replace(PLAN, round=round_, deterministic=deterministic), shared())
+        site.evaluate(replace(PLAN, round=len(asked)), shared())
+        assert not torch.are_deterministic_algorithms_enabled()
+    finally:
+        be_deterministic(False)
+    assert seen == asked
 
 
 def test_parameters_are_counted_as_they_are_built() -> None:
