@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from mtmd_core.config import NetworkConfig
 from mtmd_core.data.batches import SliceSource
 from mtmd_core.embedding_pass import embed_slices
+from mtmd_core.minimum import MINIMUM, Minimum
 from mtmd_core.networks.build import embedding_sizes
 from mtmd_core.noised_prototypes import noised_prototypes
 from mtmd_core.objectives import Forward, PrototypeTerm, contrasted
 from mtmd_core.prototype_arrays import from_arrays, refusal, to_arrays
-from mtmd_core.prototypes import MINIMUM, Minimum, Prototype
+from mtmd_core.prototypes import Prototype
 from mtmd_core.recent_embeddings import RecentEmbeddings
 from mtmd_core.site_contrast import MAX_BATCHES, OWN_BATCHES, SiteContrast, site_prototypes, window
 from mtmd_core.training import Recipe

@@ -18,11 +18,11 @@ from mtmd_core.config import AUTOENCODER, NetworkConfig, RunConfig
 from mtmd_core.data.dataset import load_dataset
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.federation_checks import share_of_batch
+from mtmd_core.minimum import Minimum
 from mtmd_core.networks.build import build_network, embedding_sizes
 from mtmd_core.objectives import CONTRAST, CROSS_ENTROPY, PRIOR, PROXIMAL, contrasted
 from mtmd_core.parameters import partition, take
 from mtmd_core.prototype_arrays import COUNTS, array_shapes
-from mtmd_core.prototypes import Minimum
 from mtmd_core.quantities import say_bytes
 from mtmd_core.scores import METRICS_2D, METRICS_3D
 from mtmd_core.strategies import Contrast, Sharing, label_spaces, strategy_named

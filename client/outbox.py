@@ -12,9 +12,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from mtmd_core.errors import MtmdError, SiteError
+from mtmd_core.minimum import MINIMUM, Minimum
 from mtmd_core.parameters import Partition
 from mtmd_core.prototype_arrays import COUNTS, array_shapes
-from mtmd_core.prototypes import MINIMUM, Minimum
 from mtmd_core.update_encoding import SCALE
 from mtmd_core.wire import (
     FACTS,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mtmd_core.errors import ConfigurationError
+from mtmd_core.minimum import MINIMUM
 from mtmd_core.settings import address, check_keys, file_layer, keep, require_loopback, shipped_layer, unkept
 from mtmd_core.sites import check_site_name
 from mtmd_core.strategies import FEDERATED_STRATEGIES
@@ -16,8 +17,6 @@ from mtmd_core.words import DEVICES, RELEASES, nearest
 
 OWN_FILE = "site.yaml"
 """What a site keeps its settings in, in its own folder."""
-_MINIMUM_EXAMS, _MINIMUM_SLICES = 3, 50
-"""Of prototypes; those of :data:`mtmd_core.prototypes.MINIMUM`, which is slow to import."""
 _LIMITS: dict[str, float | None] = {
     "max_local_steps": 100_000,
     "max_batch_size": 256,
@@ -28,7 +27,7 @@ _LIMITS: dict[str, float | None] = {
     "max_sites": 100,
     "max_learning_rate": 1,
     "max_proximal_mu": 1,
-    "min_round_slices": _MINIMUM_SLICES,
+    "min_round_slices": MINIMUM.slices,
 }
 _NO_COUNTS = ("max_learning_rate", "max_proximal_mu")
 """Limits that need not be whole numbers."""
@@ -59,8 +58,8 @@ class SiteSettings:
     server_poll_seconds: float = 0.25
     release: str = "mean"
     strategies: Sequence[str] = ("individual", "dsl")
-    minimum_exams: int = _MINIMUM_EXAMS
-    minimum_slices: int = _MINIMUM_SLICES
+    minimum_exams: int = MINIMUM.exams
+    minimum_slices: int = MINIMUM.slices
     slices_per_exam: int | None = None
     noise_multiplier: float = 0
     delta: float = 1e-5
@@ -91,7 +90,7 @@ class SiteSettings:
         for word in ("threads", "slices_per_exam"):
             if getattr(self, word) is not None:
                 _check_count(word, getattr(self, word))
-        for word, least in (("minimum_exams", _MINIMUM_EXAMS), ("minimum_slices", _MINIMUM_SLICES)):
+        for word, least in (("minimum_exams", MINIMUM.exams), ("minimum_slices", MINIMUM.slices)):
             _check_count(word, getattr(self, word), least)
         for word in (
             "connect_timeout_seconds",

@@ -18,11 +18,11 @@ from mtmd_core.devices import be_deterministic, choose_device, limit_threads, me
 from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError, DataError
 from mtmd_core.evaluation import SiteScores
+from mtmd_core.minimum import Minimum
 from mtmd_core.models import save_model
 from mtmd_core.objectives import PriorTerm
 from mtmd_core.page.best_effort import best_effort
 from mtmd_core.page.exams import describe
-from mtmd_core.prototypes import Minimum
 from mtmd_core.refusals import BAD_TRAINING
 from mtmd_core.strategies import FEDERATED_STRATEGIES
 from mtmd_core.training import OnStep

@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from mtmd_core.prototypes import MINIMUM
+from mtmd_core.minimum import MINIMUM
 
 MODES = ("centralised", "federated")
 OPTIMISERS = ("adam", "sgd")

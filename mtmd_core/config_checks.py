@@ -28,7 +28,7 @@ from mtmd_core.config import (
 )
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.federation_checks import check_federation, share_of_batch, sites_a_round
-from mtmd_core.prototypes import MINIMUM
+from mtmd_core.minimum import MINIMUM
 from mtmd_core.sites import check_site_name
 from mtmd_core.strategies import FEDERATED_STRATEGIES, TRANSFERS, Sharing, strategy_named
 from mtmd_core.words import DEVICES, RELEASES, check_one_of

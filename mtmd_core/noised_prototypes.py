@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .domain_mixture import log_push, most_log_push
+from .minimum import LOCAL, MINIMUM, Minimum
 from .prototype_summary import summarise
-from .prototypes import COMPONENTS, LOCAL, MINIMUM, Minimum, Prototype
+from .prototypes import COMPONENTS, Prototype
 
 DRAWN = 4096
 """Embeddings that are drawn from the noised moments."""

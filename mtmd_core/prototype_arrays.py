@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .domain_mixture import log_push, most_log_push
-from .prototypes import COMPONENTS, MINIMUM, RANK, Minimum, Prototype
+from .minimum import MINIMUM, Minimum
+from .prototypes import COMPONENTS, RANK, Prototype
 from .wire import array_shape, misfit
 
 COUNTS = "counts"

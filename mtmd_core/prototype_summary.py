@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .domain_mixture import side_by_side
-from .prototypes import COMPONENTS, MINIMUM, RANK, Minimum, Prototype
+from .minimum import MINIMUM, Minimum
+from .prototypes import COMPONENTS, RANK, Prototype
 
 REFINEMENTS = 10
 """Rounds of 2-means after a component was cut in two."""

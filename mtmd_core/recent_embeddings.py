@@ -8,8 +8,9 @@ from torch import Tensor
 
 from mtmd_core.precision import in_float32_or_wider
 
+from .minimum import LOCAL, Minimum
 from .prototype_summary import limit_exams, summarise
-from .prototypes import COMPONENTS, LOCAL, RANK, Minimum, Prototype
+from .prototypes import COMPONENTS, RANK, Prototype
 
 Place = tuple[int, int]
 """A slice of a site: the number of its exam, and of the slice in it."""

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from .domain_mixture import DomainMixture, mix
+from .minimum import LOCAL, MINIMUM, Minimum
 from .networks.output import NetworkOutput
 from .objectives import Objective, PrototypeTerm, Proximal, contrasted
 from .prototype_summary import limit_exams, summarise
-from .prototypes import LOCAL, MINIMUM, Minimum, Prototype, without_spread
+from .prototypes import Prototype, without_spread
 from .recent_embeddings import Place, RecentEmbeddings
 
 HALF_LIFE = 1.0

@@ -156,7 +156,7 @@ def serve(settings: ServerSettings, given: Mapping[str, Any], new: bool = False)
         UnreachableError: if Flower's SuperLink does not answer in time.
         Interrupted: on SIGINT, SIGTERM or SIGHUP, after all children have ended.
     """
-    from mtmd_core.config_files import compose, save_config  # imports PyTorch
+    from mtmd_core.config_files import compose, save_config
 
     from .door_process import DoorProcess
     from .progress import RunDisplay

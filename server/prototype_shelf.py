@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from mtmd_core.config import NetworkConfig
+from mtmd_core.minimum import Minimum
 from mtmd_core.networks.build import embedding_sizes
 from mtmd_core.objectives import contrasted
 from mtmd_core.prototype_arrays import MOST_SLICES, array_shapes, refusal
-from mtmd_core.prototypes import Minimum
 from mtmd_core.wire import ArrayShape, ContrastPlan
 
 from .run_store import Arrays, Shelved

@@ -17,8 +17,7 @@ from mtmd_core.page.rounds import last_round, refusals, refusals_table, rounds, 
 from mtmd_core.page.scores import site_table, structure_table
 from mtmd_core.page.similarities import from_prototypes
 from mtmd_core.page.tables import facts, table
-
-from .released_prototypes import told_by_prototypes
+from mtmd_core.strategies import Contrast, strategy_named
 
 REPORT = "report.html"
 _PLACES = ("sites", "data.cache_dir", "autoencoder.model")
@@ -56,9 +55,17 @@ def told_by(state: Path) -> dict[str, Any]:
         content |= {f"{name}round_metrics": lines, f"{name}round_metrics_totals": totals(lines)}
     content["refusals"] = refusals(state / "audit.jsonl", run.get("name"))
     known = content["configuration"]
-    content["prototypes"] = told_by_prototypes(state, run.get("name"), known["strategy"]) if known else {}
+    content["prototypes"] = _prototypes(state, run.get("name"), known["strategy"]) if known else {}
     summary = _read(state / "summary.json") if content["finished"] else {}
     return content | {name: summary[name] for name in ("mean", "deviation", "worst_site", "sites") if name in summary}
+
+
+def _prototypes(state: Path, run: str | None, strategy: str) -> dict[str, Any]:
+    if strategy_named(strategy).contrast is Contrast.NONE:
+        return {}
+    from .released_prototypes import told_by_prototypes  # imports PyTorch
+
+    return told_by_prototypes(state, run, strategy)
 
 
 def run_page(content: Mapping[str, Any], refresh_seconds: int | None = None) -> str:

@@ -90,3 +90,16 @@ def test_what_builds_an_att_unet_never_waits_for_timm(module: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_configuration_is_read_and_a_page_of_a_run_made_without_pytorch(tmp_path: Path) -> None:
+    """What commands do before a run, and mtmd-server while its own process only watches one."""
+    code = (
+        "import sys\nfrom pathlib import Path\nimport client.settings, simulation.command\n"
+        "from mtmd_core.config_files import compose, save_config\nfrom server.report import run_page, told_by\n"
+        "save_config(compose('federation', ['strategy=dsl']), Path('run.yaml'))\n"
+        "run_page(told_by(Path()))\n"
+        "print(sorted({'torch', 'scipy', 'flwr'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

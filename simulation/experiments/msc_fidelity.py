@@ -23,11 +23,12 @@ from mtmd_core.embedding_pass import embed_slices
 from mtmd_core.errors import ConfigurationError, DataError
 from mtmd_core.losses.contrastive import contrastive_loss
 from mtmd_core.losses.prototype_contrast import own_batch_contrast, prototype_contrast
+from mtmd_core.minimum import MINIMUM
 from mtmd_core.networks.build import build_network
 from mtmd_core.networks.output import NetworkOutput
 from mtmd_core.objectives import ContrastTerm, Segmentation
 from mtmd_core.prototype_summary import summarise
-from mtmd_core.prototypes import MINIMUM, Prototype, without_spread
+from mtmd_core.prototypes import Prototype, without_spread
 from mtmd_core.recent_embeddings import RecentEmbeddings
 from mtmd_core.site_contrast import HALF_LIFE
 from mtmd_core.strategies import strategy_named

@@ -8,7 +8,7 @@ import yaml
 
 from client.settings import SiteSettings, differing, from_plain, load_settings, remember, require_server, to_plain
 from mtmd_core.errors import ConfigurationError
-from mtmd_core.prototypes import MINIMUM, Minimum
+from mtmd_core.minimum import MINIMUM, Minimum
 from mtmd_core.settings import address, shipped_layer
 
 

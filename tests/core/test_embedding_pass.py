@@ -5,11 +5,11 @@ import torch
 from mtmd_core.config import NetworkConfig
 from mtmd_core.data.batches import SliceSource, draw_batch
 from mtmd_core.embedding_pass import embed_slices
+from mtmd_core.minimum import LOCAL
 from mtmd_core.networks.build import build_network
 from mtmd_core.networks.domain_layers import DomainBatchNorm2d
 from mtmd_core.prototype_arrays import refusal, to_arrays
 from mtmd_core.prototype_summary import summarise
-from mtmd_core.prototypes import LOCAL
 from mtmd_core.seeds import derive_seed
 from mtmd_core.training import Recipe
 

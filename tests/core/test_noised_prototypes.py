@@ -9,10 +9,10 @@ import torch
 from scipy.optimize import minimize
 from torch.nn import functional as F
 
+from mtmd_core.minimum import Minimum
 from mtmd_core.noised_prototypes import feasible, noised_prototypes, sensitivity
 from mtmd_core.prototype_arrays import refusal, to_arrays
 from mtmd_core.prototype_summary import summarise
-from mtmd_core.prototypes import Minimum
 
 
 def cloud(count: int, size: int, seed: int = 0, spread: float = 0.1) -> torch.Tensor:

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from mtmd_core.config import NetworkConfig
 from mtmd_core.domain_mixture import log_push, mix, most_log_push, side_by_side
 from mtmd_core.losses.prototype_contrast import contrast_parts
+from mtmd_core.minimum import LOCAL, Minimum
 from mtmd_core.networks.build import count_parameters
 from mtmd_core.prototype_arrays import Fault, array_shapes, fault_of, from_arrays, refusal, to_arrays
 from mtmd_core.prototype_summary import summarise
-from mtmd_core.prototypes import LOCAL, Minimum, Prototype
+from mtmd_core.prototypes import Prototype
 from mtmd_core.wire import array_shape, misfit
 
 ATT_UNET = [32, 64, 128, 256, 512, 256, 128, 64, 32]

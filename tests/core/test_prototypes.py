@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtmd_core.domain_mixture import log_exponential, mix
+from mtmd_core.minimum import LOCAL, Minimum
 from mtmd_core.prototype_summary import summarise
-from mtmd_core.prototypes import LOCAL, Minimum, without_spread
+from mtmd_core.prototypes import without_spread
 
 TAU = 0.1
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from mtmd_core.minimum import MINIMUM
 from mtmd_core.prototype_summary import summarise
-from mtmd_core.prototypes import MINIMUM
 from mtmd_core.recent_embeddings import RecentEmbeddings
 
 SIZES = (8, 16)

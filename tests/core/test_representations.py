@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from mtmd_core import plane_maps as maps
+from mtmd_core.minimum import LOCAL
 from mtmd_core.plane_maps import PERPLEXITY, plane_map, plane_maps
 from mtmd_core.prototype_summary import summarise
-from mtmd_core.prototypes import LOCAL
 from mtmd_core.representations import PAIRS as PAIRS_OF_THE_PAPER
 from mtmd_core.representations import (
     expected_similarities,

@@ -9,10 +9,11 @@ from torch.nn import functional as F
 
 from mtmd_core.domain_mixture import mix
 from mtmd_core.losses.prototype_contrast import own_batch_contrast, prototype_contrast
+from mtmd_core.minimum import LOCAL, MINIMUM, Minimum
 from mtmd_core.networks.output import NetworkOutput
 from mtmd_core.objectives import PrototypeTerm
 from mtmd_core.prototype_summary import summarise
-from mtmd_core.prototypes import LOCAL, MINIMUM, Minimum, Prototype, without_spread
+from mtmd_core.prototypes import Prototype, without_spread
 from mtmd_core.recent_embeddings import Place, RecentEmbeddings
 from mtmd_core.site_contrast import HALF_LIFE, REFRESH_STEPS, SiteContrast, site_prototypes, window
 
