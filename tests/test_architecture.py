@@ -21,6 +21,12 @@ def modules(room: str) -> list[Path]:
     return sorted((ROOT / room).rglob("*.py"))
 
 
+def printed(code: str, folder: Path) -> str:
+    """What a process of its own prints that runs some code in a folder."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
 def imported(path: Path) -> set[str]:
     """Top-level names of the absolute imports anywhere in a file."""
     names = set()
@@ -88,8 +94,7 @@ def test_what_builds_an_att_unet_never_waits_for_timm(module: str) -> None:
         "build_network(NetworkConfig('att_unet', 2), {'knee': 3}, 0)\n"
         "print(sorted({'timm', 'torchvision', 'matplotlib', 'sklearn'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert printed(code, ROOT) == "[]\n"
 
 
 def test_a_configuration_is_read_and_a_page_of_a_run_made_without_pytorch(tmp_path: Path) -> None:
@@ -101,5 +106,4 @@ def test_a_configuration_is_read_and_a_page_of_a_run_made_without_pytorch(tmp_pa
         "run_page(told_by(Path()))\n"
         "print(sorted({'torch', 'scipy', 'flwr'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert printed(code, tmp_path) == "[]\n"
