@@ -11,7 +11,6 @@ from torch import Tensor
 from mtmd_core.calibration import calibrate
 from mtmd_core.config import AUTOENCODER, NetworkConfig
 from mtmd_core.data.batches import draw_batch
-from mtmd_core.data.identity import exam_record
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.data.split import leave_one_out
 from mtmd_core.devices import to_device
@@ -272,7 +271,7 @@ class Learner:
         """
         goes_on = self._optimiser_state()
         goes_on |= {_EMBEDDINGS + name: tensor for name, tensor in self.contrast.tensors().items()}
-        state.note_exams(plan.run, exam_record(self.data))
+        state.note_exams(plan.run, self.data.exam_record())
         state.save(plan.run, plan.round, self._private(), goes_on)
         begun = {self._began_from, state.before(plan.run, self._began_from)}
         state.forget(plan.run, {plan.round, *begun}, plan.best_round)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mtmd_core.data.dataset import load_dataset
-from mtmd_core.data.identity import differences, exam_record
+from mtmd_core.data.identity import differences
 from mtmd_core.data.site_data import SiteData, load_site
 from mtmd_core.data.validation import check_dataset
 from mtmd_core.devices import be_deterministic, choose_device, limit_threads, memory_of
@@ -212,7 +212,7 @@ class Site:
             DataError: if they are not those that the run was begun with here.
         """
         data, begun = self.load_data(plan.slice_size, plan.slice_axis), self.state.exams(run)
-        changed = differences(begun, exam_record(data)) if begun is not None else ""
+        changed = differences(begun, data.exam_record()) if begun is not None else ""
         if changed:
             raise DataError(
                 f"{self.name} did not begin run {run} with these exams: {changed}. Which exam tests and which ones train depends "

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from mtmd_core.data.identity import ExamRecord, differences, exam_record
+from mtmd_core.data.identity import ExamRecord, differences
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError
@@ -15,7 +15,7 @@ EXAMS = "exams.json"
 
 def note_exams(sites: Mapping[str, SiteData], folder: Path) -> None:
     """Write ``exams.json``."""
-    write_json(folder / EXAMS, {site: exam_record(data) for site, data in sites.items()})
+    write_json(folder / EXAMS, {site: data.exam_record() for site, data in sites.items()})
 
 
 def noted_exams(folder: Path) -> dict[str, ExamRecord]:
@@ -32,7 +32,7 @@ def check_exams(sites: Mapping[str, SiteData], folder: Path) -> None:
     """
     begun = noted_exams(folder)
     for site, data in sites.items():
-        changed = differences(begun[site], exam_record(data)) if site in begun else ""
+        changed = differences(begun[site], data.exam_record()) if site in begun else ""
         if changed:
             raise ConfigurationError(
                 f"{folder} holds a run with other exams of {site} ({changed}): put them back as they were to go on with it, "

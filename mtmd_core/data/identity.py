@@ -6,12 +6,8 @@ and training. So whoever keeps what a training made keeps the record of its exam
 
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from .site_data import SiteData
 
 ExamRecord = Mapping[str, Mapping[str, object]]
 """Exam, in the order that folds count in → what is in it, as JSON holds it."""
@@ -31,11 +27,6 @@ def voxel_digest(voxels: np.ndarray) -> str:
         np.ascontiguousarray(voxels + np.float32(0), "<f4")
     )  # of the zeros that floats have, the positive one
     return digest.hexdigest()
-
-
-def exam_record(data: "SiteData") -> dict[str, dict[str, object]]:
-    """What tells a site's exams from others: digests of image and label map, and ``spacing_mm`` along X, Y, Z."""
-    return {name: {**exam.digests, "spacing_mm": list(exam.spacing_mm)} for name, exam in data.exams.items()}
 
 
 def differences(begun: ExamRecord, now: ExamRecord) -> str:

@@ -56,6 +56,10 @@ class SiteData:
         chosen = [self.exams[name] for name in names]
         return SliceSource(self.site, [exam.images for exam in chosen], [exam.labels for exam in chosen], offset)
 
+    def exam_record(self) -> dict[str, dict[str, object]]:
+        """What tells the exams from others: digests of image and label map, and ``spacing_mm`` along X, Y, Z."""
+        return {name: {**exam.digests, "spacing_mm": list(exam.spacing_mm)} for name, exam in self.exams.items()}
+
 
 def load_site(
     site: str, folder: Path, slice_size: int, slice_axis: str, cache_dir: Path, in_memory: bool = False

@@ -10,7 +10,7 @@ import pytest
 from volumes import oblique_affine, ramp, with_voxel, write_case, write_dataset, write_nifti
 
 from mtmd_core.data.dataset import load_image
-from mtmd_core.data.identity import differences, exam_record, voxel_digest
+from mtmd_core.data.identity import differences, voxel_digest
 from mtmd_core.data.site_data import SiteData, load_site
 
 
@@ -45,17 +45,17 @@ def test_another_volume_has_another_digest(other: np.ndarray) -> None:
 
 
 def test_a_record_survives_json_and_does_not_depend_on_the_cut(folder: Path) -> None:
-    record = exam_record(load(folder))
+    record = load(folder).exam_record()
     assert list(record) == ["a", "b", "c"]
-    assert json.loads(json.dumps(record)) == record == exam_record(load(folder, size=32, axis="0"))
+    assert json.loads(json.dumps(record)) == record == load(folder, size=32, axis="0").exam_record()
     image = folder / "imagesTr/b_0000.nii.gz"
     image.write_bytes(gzip.compress(gzip.decompress(image.read_bytes()), compresslevel=1, mtime=7))
-    assert exam_record(load(folder)) == record
-    assert differences(record, exam_record(load(folder))) == ""
+    assert load(folder).exam_record() == record
+    assert differences(record, load(folder).exam_record()) == ""
 
 
 def test_each_kind_of_change_is_named_with_its_exams(folder: Path) -> None:
-    begun = exam_record(load(folder))
+    begun = load(folder).exam_record()
     labels = np.zeros((5, 6, 4), np.uint8)
     labels[0, 0, 0] = 2
     write_case(folder, "b", labels=labels)
@@ -63,7 +63,7 @@ def test_each_kind_of_change_is_named_with_its_exams(folder: Path) -> None:
     write_case(folder, "d")
     for path in (folder / "imagesTr/a_0000.nii.gz", folder / "labelsTr/a.nii.gz"):
         path.unlink()
-    changed = differences(begun, exam_record(load(folder, axis="2")))
+    changed = differences(begun, load(folder, axis="2").exam_record())
     assert changed == "d is new; a is gone; b has another label map; c has another image and spacing"
 
 
@@ -77,4 +77,4 @@ def test_several_exams_of_a_kind_are_named_together_and_many_counted() -> None:
 
 def test_an_oblique_exam_is_known_again(folder: Path) -> None:
     write_case(folder, "a", affine=oblique_affine((0.5, 0.7, 3.0)))
-    assert differences(exam_record(load(folder, axis="2")), exam_record(load(folder, size=32, axis="2"))) == ""
+    assert differences(load(folder, axis="2").exam_record(), load(folder, size=32, axis="2").exam_record()) == ""
