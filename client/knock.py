@@ -18,6 +18,8 @@ from .settings import SiteSettings, require_server
 
 PATH = "/v1/fleet/admission"
 _TIMEOUT_SECONDS = 5.0
+_PROXY_REFUSES = ("403", "407")
+"""How a proxy's answer begins that asking again does not change; with any other it did not find the server."""
 
 Knock = Callable[[], bool]
 """Whether the server answers; raises UnreachableError if it is not the right one or refuses this site."""
@@ -46,6 +48,10 @@ def knocker(settings: SiteSettings) -> Knock:
     def knock() -> bool:
         try:
             answer = client.get(url, headers=signed_headers(key, datetime.now(UTC)))
+        except httpx.ProxyError as error:
+            if str(error).startswith(_PROXY_REFUSES):
+                raise UnreachableError(_no_way_out(settings, error)) from None
+            return False
         except httpx.TransportError as error:
             if (fault := _certificate_fault(error)) is not None:
                 raise UnreachableError(_wrong_server(settings, fault)) from None
@@ -79,6 +85,15 @@ def _wrong_server(settings: SiteSettings, fault: ssl.SSLCertVerificationError) -
         f"what answers at {settings.server} is not the server that {settings.authority_file} vouches for "
         f"({fault.verify_message}). Nothing was sent to it. Check the address; compare the authority's fingerprint with the "
         "coordinator; if the coordinator made a new authority, run `mtmd-client enroll` again with its file."
+    )
+
+
+def _no_way_out(settings: SiteSettings, error: httpx.ProxyError) -> str:
+    host = settings.server.rpartition(":")[0]
+    return (
+        f"the proxy that HTTPS_PROXY names opens no way to {settings.server}: {error}. Ask those who run it to let this machine "
+        "through to that address (CONNECT); if it wants a password, give HTTPS_PROXY=http://USER:PASSWORD@PROXY:PORT; if none is "
+        f"needed to reach {host}, give NO_PROXY={host}."
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from connect_proxy import ConnectProxy
 from rich.console import Console
 from tiny_sites import SMALL_ROUNDS, WHOLE_METHOD, run_words, write_sites
 
@@ -23,6 +24,8 @@ from mtmd_core.tensor_files import load_tensors
 from simulation.command import simulate
 
 WAIT_SECONDS = 300
+HOST = "127.0.0.2"
+"""Where hospitals find the server; unlike 127.0.0.1 an address that may lie behind a proxy."""
 WORDS = (
     *WHOLE_METHOD,
     "federation.rounds=2",
@@ -50,9 +53,17 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(commands: list[subprocess.Popen], log: Path, module: str, *words: str) -> subprocess.Popen:
+def start(
+    commands: list[subprocess.Popen], log: Path, module: str, *words: str, **environment: str
+) -> subprocess.Popen:
     with open(log, "ab") as file:
-        process = subprocess.Popen([sys.executable, "-m", module, *words], stdout=file, stderr=file, cwd=log.parent)
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *words],
+            stdout=file,
+            stderr=file,
+            cwd=log.parent,
+            env={**os.environ, **environment},
+        )
     commands.append(process)
     return process
 
@@ -197,15 +208,26 @@ def wait_for_words(log: Path, words: str) -> None:
         time.sleep(0.05)
 
 
-def test_enrolled_sites_train_over_one_encrypted_port(tmp_path: Path, commands: list[subprocess.Popen]) -> None:
-    """From `init` to the last round: refused before it is admitted, admitted while the server runs, revoked in mid-run."""
+@pytest.fixture
+def proxy() -> Iterator[ConnectProxy]:
+    with ConnectProxy() as proxy:
+        yield proxy
+
+
+def test_enrolled_sites_train_over_one_encrypted_port(
+    tmp_path: Path, commands: list[subprocess.Popen], proxy: ConnectProxy
+) -> None:
+    """From `init` to the last round: refused before it is admitted, admitted while the server runs, revoked in mid-run.
+
+    One hospital has no way out but its proxy.
+    """
     folders, port, server = write_sites(tmp_path / "data", sites={"ankle": 2, "knee": 1}), free_port(), "server.command"
-    assert mtmd(tmp_path, server, "init", "--name", "localhost").returncode == 0
+    assert mtmd(tmp_path, server, "init", "--name", HOST).returncode == 0
     authority = tmp_path / "federation" / "tls" / "authority.pem"
     enrolled = [
         mtmd(
             tmp_path, "client.command", "enroll", "--site", site, "--data", str(folder), "--threads", "1",
-            "--server", f"localhost:{port}", "--authority", str(authority),
+            "--server", f"{HOST}:{port}", "--authority", str(authority),
         ) for site, folder in folders.items()
     ]  # fmt: skip
     assert [done.returncode for done in enrolled] == [0, 0], enrolled
@@ -219,8 +241,8 @@ def test_enrolled_sites_train_over_one_encrypted_port(tmp_path: Path, commands: 
         commands, tmp_path / "server.log", server, "--sites", "2", "--port", str(port),
         *(word for word in run_words(folders, *rounds) if not word.startswith("sites=")),
     )  # fmt: skip
-    knee = start(commands, tmp_path / "knee.log", "client.command", "--site", "knee")
-    wait_for_words(tmp_path / "knee.log", "joined localhost")
+    knee = start(commands, tmp_path / "knee.log", "client.command", "--site", "knee", **proxy.environment)
+    wait_for_words(tmp_path / "knee.log", f"joined {HOST}")
     early = mtmd(tmp_path, "client.command", "--site", "ankle")
     assert (early.returncode, "does not let ankle in" in early.stderr) == (3, True), early
     assert mtmd(tmp_path, server, "admit", "sites/ankle/ankle-card.json").returncode == 0
@@ -236,3 +258,7 @@ def test_enrolled_sites_train_over_one_encrypted_port(tmp_path: Path, commands: 
     assert (tmp_path / "federation" / "checkpoints" / "chosen.safetensors").is_file()
     visible = "\n".join(path.read_text(errors="replace") for path in tmp_path.rglob("*.log"))
     assert "PRIVATE KEY" not in visible
+    assert {line.split(" HTTP")[0] for line in proxy.asked} == {f"CONNECT {HOST}:{port}"}
+    lines = (json.loads(text) for text in (tmp_path / "federation" / "round_metrics.jsonl").read_text().splitlines())
+    arrays = sum(line["bytes_to_site"] + line["bytes_from_site"] for line in lines if line["site"] == "knee")
+    assert proxy.carried > arrays > 0

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from connect_proxy import ConnectProxy
 from enrolled import enroll_site, make_certificates
 
 from client.enroll import enroll
@@ -69,3 +70,29 @@ def test_a_server_of_another_authority_is_named_and_hears_nothing(tmp_path: Path
             knocker(settings)()
         thread.join()
     assert not any(isinstance(words, bytes) and words for words in heard)
+
+
+@pytest.mark.parametrize("refusal", ["403 Forbidden", "407 Proxy Authentication Required"])
+def test_a_proxy_that_opens_no_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: str) -> None:
+    authority = make_certificates(tmp_path / "federation").authority
+    settings, _ = enroll_site(tmp_path / "ankle", "ankle", "fed.example:9092", authority)
+    with ConnectProxy(refusal) as proxy:
+        for word, value in proxy.environment.items():
+            monkeypatch.setenv(word, value)
+        with pytest.raises(
+            UnreachableError, match=rf"opens no way to fed.example:9092: {refusal}.*NO_PROXY=fed.example"
+        ):
+            knocker(settings)()
+    assert [line.split(" HTTP")[0] for line in proxy.asked] == ["CONNECT fed.example:9092"]
+
+
+def test_a_server_that_a_proxy_does_not_find_may_come_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = make_certificates(tmp_path / "federation").authority
+    with socket.create_server(("127.0.0.2", 0)) as free:
+        address = f"127.0.0.2:{free.getsockname()[1]}"
+    settings, _ = enroll_site(tmp_path / "ankle", "ankle", address, authority)
+    with ConnectProxy() as proxy:
+        for word, value in proxy.environment.items():
+            monkeypatch.setenv(word, value)
+        assert knocker(settings)() is False
+    assert [line.split(" HTTP")[0] for line in proxy.asked] == [f"CONNECT {address}"]
