@@ -1,4 +1,5 @@
 import gc
+import os
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,11 @@ def one_thread() -> None:
 def phantom_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of slices beside which phantoms are made; who asks for the same ones finds them."""
     return tmp_path_factory.mktemp("phantoms") / "slices"
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores: those that start processes or write to disk wait for them now and then."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
