@@ -22,7 +22,7 @@ def phantom_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pytest_xdist_auto_num_workers() -> int:
     """One process more than cores: those that start processes or write to disk wait for them now and then."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

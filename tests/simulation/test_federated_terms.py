@@ -11,7 +11,7 @@ from flwr.app import Message
 from recorded_federation import RecordingGrid, arrays_of, open_sites
 from records import arrays_in, record_of
 from rich.console import Console
-from tiny_sites import SITES, run_words, write_sites
+from tiny_sites import SITES, WHOLE_METHOD, run_words, write_sites
 
 from client.contrast import PrototypePolicy
 from client.privacy import DELTA, PrivacyBudget, epsilon
@@ -29,11 +29,8 @@ from simulation.command import simulate
 
 SEGMENTATION = "att_unet"
 TINY = (
-    "data.slice_size=32",
-    "training.batch_size=18",  # a pass over all slices for prototypes takes batches of a site's share
+    *WHOLE_METHOD,
     "training.augment=false",
-    "autoencoder.width=4",
-    "autoencoder.batch_size=6",
     "federation.rounds=2",
     "federation.autoencoder_rounds=2",
     "federation.calibration_batches=1",
