@@ -10,9 +10,9 @@ from torch import nn
 
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.inference import SLICES_AT_ONCE, predict_exam
-from mtmd_core.metrics import SliceScores, score_exam, score_slices
+from mtmd_core.metrics import score_exam, score_slices
 from mtmd_core.networks.autoencoder import Autoencoder, one_hot
-from mtmd_core.scores import summarise_site
+from mtmd_core.scores import SliceScores, summarise_site
 from mtmd_core.strategies import LabelSpace
 
 

@@ -16,28 +16,9 @@ from scipy.spatial import cKDTree
 
 from .errors import ConfigurationError, DataError
 from .postprocessing import LabelMap, as_label_map, bounding_box
+from .scores import Scores, SliceScores
 
 _SEARCH_REACH = 8  # voxels along the finest axis; shorter in voxels, not in mm, along the coarser ones
-
-
-class Scores(NamedTuple):
-    """The six 3D metrics of one structure in one exam; NaN where one is undefined."""
-
-    dice: float
-    sensitivity: float
-    specificity: float
-    mssd_mm: float
-    assd_mm: float
-    ravd: float
-
-
-class SliceScores(NamedTuple):
-    """2D metrics of an exam's slices whose ground truth holds a structure; all arrays [slices]."""
-
-    index: NDArray[np.int64]  # position along the slice axis
-    dice: NDArray[np.float64]
-    sensitivity: NDArray[np.float64]
-    specificity: NDArray[np.float64]
 
 
 class _Overlap(NamedTuple):

@@ -1,4 +1,4 @@
-"""From the scores of exams to a site's summary and a run's, in the spirit of nnU-Net's `summary.json`.
+"""What an exam's scores are, and from them a site's summary and a run's, in the spirit of nnU-Net's `summary.json`.
 
 Every dictionary made here can be written as JSON as it is: an undefined value is None (null), never NaN.
 """
@@ -6,12 +6,33 @@ Every dictionary made here can be written as JSON as it is: an undefined value i
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import stdev
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import ConfigurationError
-from .metrics import Scores, SliceScores
+
+
+class Scores(NamedTuple):
+    """The six 3D metrics of one structure in one exam; NaN where one is undefined."""
+
+    dice: float
+    sensitivity: float
+    specificity: float
+    mssd_mm: float
+    assd_mm: float
+    ravd: float
+
+
+class SliceScores(NamedTuple):
+    """2D metrics of an exam's slices whose ground truth holds a structure; all arrays [slices]."""
+
+    index: NDArray[np.int64]  # position along the slice axis
+    dice: NDArray[np.float64]
+    sensitivity: NDArray[np.float64]
+    specificity: NDArray[np.float64]
+
 
 METRICS_3D = Scores._fields
 METRICS_2D = ("dice_2d", "sensitivity_2d", "specificity_2d")

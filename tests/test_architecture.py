@@ -97,6 +97,10 @@ def test_what_builds_an_att_unet_never_waits_for_timm(module: str) -> None:
     assert printed(code, ROOT) == "[]\n"
 
 
+def test_the_server_which_scores_no_exam_itself_starts_without_scipy() -> None:
+    assert printed("import sys, server.app\nprint('scipy' in sys.modules)", ROOT) == "False\n"
+
+
 def test_a_configuration_is_read_and_a_page_of_a_run_made_without_pytorch(tmp_path: Path) -> None:
     """What commands do before a run, and mtmd-server while its own process only watches one."""
     code = (

@@ -9,13 +9,12 @@ from torch.nn import functional as F
 from client.ledger import Ledger, verify
 from client.outbox import ForbiddenError, Outbox
 from mtmd_core.evaluation import SiteScores
-from mtmd_core.metrics import Scores, SliceScores
 from mtmd_core.minimum import LOCAL, MINIMUM, Minimum
 from mtmd_core.networks.att_unet import AttUNet
 from mtmd_core.parameters import partition, take
 from mtmd_core.prototype_arrays import to_arrays
 from mtmd_core.prototype_summary import summarise
-from mtmd_core.scores import METRICS_2D, METRICS_3D, summarise_site
+from mtmd_core.scores import METRICS_2D, METRICS_3D, Scores, SliceScores, summarise_site
 from mtmd_core.strategies import Sharing
 from mtmd_core.update_encoding import encode_update
 from mtmd_core.wire import (

@@ -10,7 +10,8 @@ from scipy import ndimage
 from scipy.spatial.distance import cdist
 
 from mtmd_core.errors import ConfigurationError, DataError
-from mtmd_core.metrics import Scores, score_exam, score_slices, score_structure
+from mtmd_core.metrics import score_exam, score_slices, score_structure
+from mtmd_core.scores import Scores
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # notices of the references about their own insides

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from mtmd_core.errors import ConfigurationError
-from mtmd_core.metrics import Scores, SliceScores
-from mtmd_core.scores import METRICS_2D, METRICS_3D, released, summarise_run, summarise_site
+from mtmd_core.scores import METRICS_2D, METRICS_3D, Scores, SliceScores, released, summarise_run, summarise_site
 
 NAN = math.nan
 EXAMS = {
