@@ -5,9 +5,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from mtmd_core.config import RunConfig
+from mtmd_core.config import PhantomConfig, RunConfig
 from mtmd_core.data.site_data import SiteData, load_site
 from mtmd_core.errors import ConfigurationError, MtmdError
+from mtmd_core.processes import in_turn
 
 from .phantom.datasets import write_datasets
 from .phantom.exam import GENERATOR_VERSION, JOINT_NAMES
@@ -44,14 +45,25 @@ def load_sites(config: RunConfig) -> dict[str, SiteData]:
 
 def make_phantoms(config: RunConfig, console: Console) -> dict[str, str]:
     """Phantom joints of the configured number, resolution and seed; made once and kept beside the cache of slices."""
-    wanted, folders = config.phantoms, phantom_folders(config)
-    if not all((Path(folder) / "dataset.json").is_file() for folder in folders.values()):
-        exams, place = dict.fromkeys(folders, wanted.exams), Path(next(iter(folders.values()))).parent
-        console.print(f"no sites are given: making {wanted.exams} phantom exams a joint in {place}", markup=False)
-        with Progress(console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task("phantom joints", total=sum(exams.values()))
-            write_datasets(place, exams, wanted.seed, wanted.scale, progress=lambda *_: bar.advance(task))
+    folders = phantom_folders(config)
+    if not _are_made(folders):
+        place = Path(next(iter(folders.values()))).parent
+        with in_turn(place):  # of the commands that begin together one makes them, the others wait for it
+            if not _are_made(folders):
+                _make_phantoms(config.phantoms, place, console)
     return folders
+
+
+def _are_made(folders: dict[str, str]) -> bool:
+    return all((Path(folder) / "dataset.json").is_file() for folder in folders.values())
+
+
+def _make_phantoms(wanted: PhantomConfig, place: Path, console: Console) -> None:
+    exams = dict.fromkeys(JOINT_NAMES, wanted.exams)
+    console.print(f"no sites are given: making {wanted.exams} phantom exams a joint in {place}", markup=False)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("phantom joints", total=sum(exams.values()))
+        write_datasets(place, exams, wanted.seed, wanted.scale, progress=lambda *_: bar.advance(task))
 
 
 def phantom_folders(config: RunConfig) -> dict[str, str]:

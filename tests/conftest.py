@@ -16,8 +16,9 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def phantom_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of slices beside which phantoms are made; who asks for the same ones finds them."""
-    return tmp_path_factory.mktemp("phantoms") / "slices"
+    """A cache of slices beside which phantoms are made; who asks for the same ones finds them, in whichever process."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "phantoms" / "slices"
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -1,18 +1,16 @@
 """All exams of one site, cut into slices and kept on disk, so that no file is decoded twice."""
 
-import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ..processes import in_turn
 from .batches import SliceSource
 from .dataset import Case, Dataset, load_dataset, load_exam
 from .identity import voxel_digest
@@ -90,24 +88,12 @@ def _cut_exam(dataset: Dataset, case: Case, axis: int, size: int, cache_dir: Pat
     try:
         return _read_cache(place, case, in_memory)
     except UNREADABLE:
-        with _held(cache_dir):  # of the processes that begin together one cuts, the others wait for it
+        with in_turn(cache_dir):  # of the processes that begin together one cuts, the others wait for it
             try:
                 return _read_cache(place, case, in_memory)
             except UNREADABLE:
                 _fill_cache(place, dataset, case, axis, size)
                 return _read_cache(place, case, in_memory)
-
-
-@contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Keep a folder from all who would hold it too."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _read_cache(place: Path, case: Case, in_memory: bool) -> CutExam:

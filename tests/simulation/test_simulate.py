@@ -1,6 +1,8 @@
 """``mtmd-simulate`` from the words of its command line to the files it leaves."""
 
+import io
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +10,16 @@ import pytest
 import torch
 from rich.console import Console
 from tiny_sites import SITES, run_words, write_sites
+from volumes import write_description
 
 from mtmd_core.config_files import compose
 from mtmd_core.data.dataset import load_dataset
 from mtmd_core.errors import ConfigurationError, DataError
 from mtmd_core.models import load_model
+from mtmd_core.processes import in_turn
 from mtmd_core.tensor_files import load_tensors
 from simulation.command import simulate
-from simulation.data import make_phantoms
+from simulation.data import make_phantoms, phantom_folders
 from simulation.experiments import phantoms
 from simulation.found_runs import find_runs
 
@@ -155,6 +159,20 @@ def test_without_sites_phantom_joints_are_made_once(phantom_cache: Path) -> None
     assert len(stamps) == 3 * 3 * 2
     assert make_phantoms(config, Console(quiet=True)) == folders
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_of_two_commands_that_want_the_same_phantoms_one_makes_them(tmp_path: Path) -> None:
+    config = compose("simulate", [f"data.cache_dir='{tmp_path / 'slices'}'"])
+    made = phantom_folders(config)
+    printed, found = io.StringIO(), []
+    other = threading.Thread(target=lambda: found.append(make_phantoms(config, Console(file=printed))))
+    with in_turn(Path(made["knee"]).parent):
+        other.start()
+        other.join(0.2)
+        for folder in made.values():
+            write_description(Path(folder), structures=("bone",))
+    other.join()
+    assert (found, printed.getvalue()) == ([made], "")
 
 
 def test_the_phantoms_experiment_scores_fresh_children_under_every_scanner(
