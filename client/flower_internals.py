@@ -31,8 +31,6 @@ from flwr.supercore.interceptors import (
     SuperExecAuthHttpInterceptor,
 )
 from flwr.supercore.runtime import RuntimeHttpClient
-from flwr.supernode import start_client_internal as supernode_loop
-from flwr.supernode.cli.flower_supernode import flower_supernode
 from flwr.supernode.runtime import run_clientapp
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
@@ -158,6 +156,9 @@ def run_supernode(arguments: list[str], server_poll_seconds: float, poll_seconds
     and 0.5 s between two looks at what the worker has done (here ``poll_seconds``). So the loop gets a ``time`` of its own. A
     message is announced before its arrays are at the server, and the waits for these are defaults that the loop does not set.
     """
+    # both load a database's library, which no worker needs
+    from flwr.supernode import start_client_internal as supernode_loop
+    from flwr.supernode.cli.flower_supernode import flower_supernode
 
     def sleep(seconds: float) -> None:
         time.sleep(min(seconds, server_poll_seconds if seconds >= SUPERNODE_IDLE_SECONDS else poll_seconds))

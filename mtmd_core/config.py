@@ -7,8 +7,6 @@ One word names one thing from YAML key over dataclass field to argument. What va
 from dataclasses import dataclass, field
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-
 from mtmd_core.minimum import MINIMUM
 
 MODES = ("centralised", "federated")
@@ -264,6 +262,3 @@ class RunConfig:
     seed: int = 0
     device: str = "auto"
     threads: int | None = None
-
-
-ConfigStore.instance().store(name="run_schema", node=RunConfig)

@@ -13,6 +13,7 @@ from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -49,6 +50,7 @@ def _if_att_unet(width: int, *, _parent_: DictConfig) -> int:
 
 
 OmegaConf.register_new_resolver("if_att_unet", _if_att_unet, replace=True)
+ConfigStore.instance().store(name="run_schema", node=RunConfig)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE as MEDIA_TYPE
 from flwr.supercore.run import Run
-from flwr.superlink.grid import http_grid
 from google.protobuf.message import DecodeError
 
 __all__ = [
@@ -59,6 +58,8 @@ def shorten_waits() -> None:
     A reply is announced before its arrays are there, so the first question for each array usually comes too early, and
     Flower then waits a second or more. The waits are defaults of a function that ``pull_messages`` calls, out of reach.
     """
+    from flwr.superlink.grid import http_grid  # loads a database's library, which the door does without
+
     http_grid.pull_objects = partial(
         pull_objects, initial_backoff=OBJECT_WAIT_SECONDS[0], backoff_cap=OBJECT_WAIT_SECONDS[1]
     )

@@ -97,8 +97,16 @@ def test_what_builds_an_att_unet_never_waits_for_timm(module: str) -> None:
     assert printed(code, ROOT) == "[]\n"
 
 
-def test_the_server_which_scores_no_exam_itself_starts_without_scipy() -> None:
-    assert printed("import sys, server.app\nprint('scipy' in sys.modules)", ROOT) == "False\n"
+@pytest.mark.parametrize(
+    ("modules", "without"),
+    [
+        ("client.app, client.flower_internals", {"hydra", "sqlalchemy"}),
+        ("server.app", {"scipy"}),
+        ("server.door", {"sqlalchemy", "torch"}),
+    ],
+)
+def test_a_process_starts_without_what_another_one_needs(modules: str, without: set[str]) -> None:
+    assert printed(f"import sys, {modules}\nprint(sorted({without} & set(sys.modules)))", ROOT) == "[]\n"
 
 
 def test_a_configuration_is_read_and_a_page_of_a_run_made_without_pytorch(tmp_path: Path) -> None:
