@@ -17,7 +17,7 @@ from mtmd_core.networks.build import embedding_sizes
 from mtmd_core.noised_prototypes import noised_prototypes
 from mtmd_core.objectives import Forward, PrototypeTerm, contrasted
 from mtmd_core.prototype_arrays import from_arrays, refusal, to_arrays
-from mtmd_core.prototypes import Prototype
+from mtmd_core.prototypes import Prototype, weighing
 from mtmd_core.recent_embeddings import RecentEmbeddings
 from mtmd_core.site_contrast import MAX_BATCHES, OWN_BATCHES, SiteContrast, site_prototypes, window
 from mtmd_core.training import Recipe
@@ -79,7 +79,8 @@ class ContrastWork:
         )
         places = (self.source.places(self.recipe.seed, step, self.recipe.share) for step in steps)
         known = self._usable(plan, others)
-        return SiteContrast(term, known, self._recent, places, plan.first_order, plan.by_size)
+        site_slices = len(self.source) if plan.by_size else None
+        return SiteContrast(term, known, self._recent, places, plan.first_order, site_slices)
 
     def prototypes(
         self, network: nn.Module, plan: ContrastPlan, round_: int, steps: int, policy: PrototypePolicy
@@ -104,7 +105,9 @@ class ContrastWork:
             slices_per_exam,
             plan.single_scale,
         )
-        return None if made is None else to_arrays(made)
+        if made is None:
+            return None
+        return to_arrays(weighing(made, len(self.source)) if plan.by_size else made)
 
     def _noised(
         self, network: nn.Module, plan: ContrastPlan, round_: int, minimum: Minimum, noise: float, budget: PrivacyBudget

@@ -152,7 +152,7 @@ def _scores(part: str, structures: int) -> dict[str, float]:
 def _prototypes(plan: RoundPlan, single_scale: bool, minimum: Minimum) -> Mapping[str, np.ndarray]:
     sizes = contrasted(embedding_sizes(NetworkConfig(plan.network, plan.width)), single_scale)
     arrays = {name: np.zeros(shape, dtype) for name, (dtype, shape) in array_shapes(sizes).items()}
-    return arrays | {COUNTS: np.float32([minimum.slices, minimum.exams])}
+    return arrays | {COUNTS: np.float32([minimum.slices, minimum.exams, minimum.slices])}
 
 
 def _last(path: Path) -> Asked | None:

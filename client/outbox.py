@@ -99,7 +99,7 @@ class Outbox:
         reason = misfit(array_shapes(sizes), given)
         if reason is not None:
             raise ForbiddenError(f"what should be prototypes is not ({reason}): nothing was sent")
-        slices, exams = prototypes[COUNTS]
+        slices, exams, _ = prototypes[COUNTS]
         if not (slices >= self.minimum.slices and exams >= self.minimum.exams):
             raise ForbiddenError(
                 f"prototypes of {exams:g} exams with {slices:g} slices must not leave; {self.minimum.exams} and "

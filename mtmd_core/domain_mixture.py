@@ -103,7 +103,7 @@ def mix(
     Args:
         prototypes: domain → its prototype at each scale; the same scales for all.
         temperature: τ of Eq. 5.
-        by_size: whether π_m is a domain's share of all slices; otherwise domains weigh alike.
+        by_size: whether π_m is a domain's share of all sites' slices; otherwise domains weigh alike.
 
     Raises:
         ValueError: if there is no domain or no scale, or domains differ in scales or components.
@@ -171,10 +171,11 @@ def side_by_side(prototypes: Mapping[str, Sequence[Prototype]], by_size: bool = 
         for name in ("shares", "centres", "covariances", "weighted_shares", "weighted_centres", "log_nu")
     }
     slices = torch.tensor([float(each.slices) for each in scales[0]])
+    sizes = torch.tensor([float(each.site_slices) for each in scales[0]])
     tiny = torch.finfo(torch.float32).tiny
     return DomainMixture(
         domains=tuple(prototypes),
-        log_weights=(slices / slices.sum() if by_size else torch.full_like(slices, 1 / len(slices))).log(),
+        log_weights=(sizes / sizes.sum() if by_size else torch.full_like(sizes, 1 / len(sizes))).log(),
         rows=tuple(
             torch.cat(
                 [

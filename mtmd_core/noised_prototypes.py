@@ -120,7 +120,8 @@ def _counted(prototype: Prototype, slices: int, exams: int, temperature: float) 
 
     names = ("shares", "centres", "covariances", "weighted_shares", "weighted_centres")
     more = {name: padded(getattr(prototype, name)) for name in names}
-    return replace(prototype, slices=slices, exams=exams, log_nu=prototype.log_nu.clamp(max=most), **more)
+    nu = prototype.log_nu.clamp(max=most)
+    return replace(prototype, slices=slices, exams=exams, site_slices=slices, log_nu=nu, **more)
 
 
 def _gaussian(shape: Sequence[int], generator: torch.Generator) -> Tensor:

@@ -13,7 +13,7 @@ from .prototypes import COMPONENTS, RANK, Prototype
 from .wire import array_shape, misfit
 
 COUNTS = "counts"
-"""Name of the array of slices and exams, [2]; all other names are ``s<scale>/<field>``, scales counted from 1."""
+"""Name of the array of slices, exams and slices of the site, [3]; others are ``s<scale>/<field>``, scales counted from 1."""
 TOLERANCE = 1e-3
 """Of sums that are 1 or 0 in exact arithmetic."""
 MOST_SLICES = 1_000_000
@@ -44,9 +44,9 @@ def array_shapes(
     """Name → dtype and shape of every array of a message.
 
     >>> sum(int(np.prod(shape)) for _, shape in array_shapes([32, 64, 128, 256, 512, 256, 128, 64, 32]).values())
-    16675
+    16676
     """
-    shapes = {COUNTS: ("float32", (2,))}
+    shapes = {COUNTS: ("float32", (3,))}
     for number, size in enumerate(sizes, start=1):
         directions = min(rank, size)
         for field, shape in {
@@ -66,7 +66,7 @@ def array_shapes(
 
 def to_arrays(prototypes: Sequence[Prototype]) -> dict[str, np.ndarray]:
     """A domain's prototypes, one a scale, as :func:`array_shapes` describes."""
-    arrays = {COUNTS: np.array([prototypes[0].slices, prototypes[0].exams], np.float32)}
+    arrays = {COUNTS: np.array([prototypes[0].slices, prototypes[0].exams, prototypes[0].site_slices], np.float32)}
     for number, prototype in enumerate(prototypes, start=1):
         for field, tensor in prototype.tensors().items():
             flat = _triangles(tensor) if field == "covariances" else tensor
@@ -87,7 +87,7 @@ def from_arrays(
     reason = misfit(array_shapes(sizes, rank, components), given)
     if reason is not None:
         raise ValueError(f"{Fault.WRONG_SHAPE}: {reason}")
-    slices, exams = _counts(arrays[COUNTS])
+    slices, exams, site_slices = _counts(arrays[COUNTS])
     prototypes = []
     for number, size in enumerate(sizes, start=1):
         prefix = f"s{number}/"
@@ -97,7 +97,7 @@ def from_arrays(
             if name.startswith(prefix)
         }
         tensors["covariances"] = _squares(tensors["covariances"], min(rank, size))
-        prototypes.append(Prototype(slices, exams, **tensors))
+        prototypes.append(Prototype(slices, exams, site_slices, **tensors))
     return prototypes
 
 
@@ -129,14 +129,14 @@ def fault_of(
         prototype: from whomever.
         temperature: τ of Eq. 5.
         minimum: exams and slices that it must count.
-        most_slices: that it may count: those of its site, where they are known.
+        most_slices: that it and its site may count: those of the site, where they are known.
     """
     if not all(bool(torch.isfinite(tensor).all()) for tensor in prototype.tensors().values()):
         return Fault.NOT_FINITE
     if prototype.exams < minimum.exams or prototype.slices < max(minimum.slices, prototype.exams):
         return Fault.TOO_FEW
     exact = {name: tensor.double() for name, tensor in prototype.tensors().items()}
-    if prototype.slices > min(most_slices, MOST_SLICES):
+    if not prototype.slices <= prototype.site_slices <= min(most_slices, MOST_SLICES):
         return Fault.TOO_MANY
     if float(exact["mean"].norm()) > 1 + TOLERANCE:
         return Fault.MEAN_TOO_LONG
@@ -166,14 +166,14 @@ def fault_of(
     return None
 
 
-def _counts(counts: np.ndarray) -> tuple[int, int]:
-    """Slices and exams, from [2]."""
+def _counts(counts: np.ndarray) -> tuple[int, int, int]:
+    """Slices, exams and the site's slices, from [3]."""
     if not np.isfinite(counts).all():
         raise ValueError(f"{Fault.NOT_FINITE}: {COUNTS}")
     if not ((counts >= 0) & (counts == np.floor(counts))).all():
         raise ValueError(f"{Fault.NOT_COUNTS}: {COUNTS}")
-    slices, exams = counts
-    return int(slices), int(exams)
+    slices, exams, site_slices = counts
+    return int(slices), int(exams), int(site_slices)
 
 
 def _mean_square(exact: Mapping[str, Tensor]) -> float:

@@ -103,7 +103,7 @@ class _Summary:
         member = F.one_hot(self.labels, self.components).double() * self.weights[:, None]  # [n, C]
         covariances = torch.einsum("nc,nr,nq->crq", member, spread, spread) / shares.clamp(min=1e-300)[:, None, None]
         moments = Prototype(
-            len(self.embeddings), len(self.exams.unique()),
+            len(self.embeddings), len(self.exams.unique()), len(self.embeddings),
             *(tensor.float() for tensor in (
                 self.mean, self.directions, self.residual, shares, centres, covariances,
                 torch.tensor(0.0), shares, centres,

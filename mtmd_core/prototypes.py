@@ -7,6 +7,7 @@ bone form separate clusters, above all before the first training steps. Directio
 components cost next to nothing; each holds as many slices and exams as a prototype must, and so tells no more about a child.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -25,6 +26,7 @@ class Prototype:
     With E numbers an embedding, r directions and C components (those that are not used have share 0):
 
     ``slices``, ``exams``: how many it was computed from;
+    ``site_slices``: what its domain weighs by where domains weigh by size: its training slices, or ``slices`` where they do not;
     ``mean``: μ, [E];
     ``directions``: leading eigenvectors of the covariance, orthonormal rows, [r, E];
     ``residual``: variance of each coordinate that the directions leave, [E];
@@ -39,6 +41,7 @@ class Prototype:
 
     slices: int
     exams: int
+    site_slices: int
     mean: Tensor
     directions: Tensor
     residual: Tensor
@@ -50,8 +53,13 @@ class Prototype:
     weighted_centres: Tensor
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every field but the two counts."""
+        """Every field but the counts."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.type is Tensor}
+
+
+def weighing(prototypes: Sequence[Prototype], site_slices: int) -> list[Prototype]:
+    """A domain's prototypes, one a scale, that weigh by so many training slices, whichever of them they are of."""
+    return [replace(each, site_slices=site_slices) for each in prototypes]
 
 
 def without_spread(prototype: Prototype) -> Prototype:

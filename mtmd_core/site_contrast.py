@@ -16,7 +16,7 @@ from .minimum import LOCAL, MINIMUM, Minimum
 from .networks.output import NetworkOutput
 from .objectives import Objective, PrototypeTerm, Proximal, contrasted
 from .prototype_summary import limit_exams, summarise
-from .prototypes import Prototype, without_spread
+from .prototypes import Prototype, weighing, without_spread
 from .recent_embeddings import Place, RecentEmbeddings
 
 HALF_LIFE = 1.0
@@ -44,7 +44,7 @@ class SiteContrast:
         recent: the site's last batches; every batch that comes is added.
         places: of the slices of one step after another.
         first_order: means alone, without any variance (an ablation).
-        by_size: whether domains weigh by their slices instead of alike.
+        site_slices: the site's training slices, where domains weigh by them; None where they weigh alike.
     """
 
     def __init__(
@@ -54,14 +54,14 @@ class SiteContrast:
         recent: RecentEmbeddings,
         places: Iterator[Sequence[Place]],
         first_order: bool = False,
-        by_size: bool = False,
+        site_slices: int | None = None,
     ) -> None:
         self.term = term
         self.others = {str(number): list(scales) for number, scales in enumerate(others)}
         self.recent = recent
         self.places = places
         self.first_order = first_order
-        self.by_size = by_size
+        self.site_slices = site_slices
         self._steps = 0
 
     def __call__(self, output: NetworkOutput, shares: Mapping[str, int]) -> Tensor:
@@ -83,10 +83,11 @@ class SiteContrast:
         own = self.recent.last(OWN_BATCHES, HALF_LIFE).summarise(self.term.temperature, LOCAL)
         if own is None:
             return None
-        known = {self.term.domain: own, **self.others}
+        by_size = self.site_slices is not None
+        known = {self.term.domain: weighing(own, self.site_slices) if by_size else own, **self.others}
         if self.first_order:
             known = {domain: [without_spread(each) for each in scales] for domain, scales in known.items()}
-        return mix(known, self.term.temperature, self.by_size)
+        return mix(known, self.term.temperature, by_size)
 
 
 def without_memory(objective: Objective) -> Objective:

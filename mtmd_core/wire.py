@@ -42,7 +42,7 @@ CONTRAST, PRIOR, PRIOR_SHARED, PROTOTYPES = "contrast", "prior", "prior_shared",
 UPDATE, GRADIENT = "update", "gradient"
 """What a site's contribution may be besides ``SHARED``: names of records too."""
 
-PROTOCOL = 10
+PROTOCOL = 11
 """Raised whenever the records change; a site refuses a server of another protocol."""
 
 Scalar = bool | int | float | str
@@ -131,10 +131,10 @@ class ContrastPlan:
     """How a site holds its embeddings against prototypes in a TRAIN visit, and which it may send.
 
     ``single_scale``: the bottleneck alone (SSC) instead of nine scales (MSC). ``first_order`` and ``own_batch`` are
-    ablations. ``by_size``: whether domains weigh by their slices. A site sends prototypes of ``minimum_exams`` and
-    ``minimum_slices`` at least, no exam counting for more than ``slices_per_exam`` of its slices (0: no limit), from a full
-    pass over its slices where a round has ``full_pass_steps`` at least. With ``noise_multiplier`` above 0 they are those of
-    :mod:`mtmd_core.noised_prototypes`.
+    ablations. ``by_size``: whether domains weigh by their training slices, which sites then tell. A site sends prototypes of
+    ``minimum_exams`` and ``minimum_slices`` at least, no exam counting for more than ``slices_per_exam`` of its slices (0: no
+    limit), from a full pass over its slices where a round has ``full_pass_steps`` at least. With ``noise_multiplier`` above 0
+    they are those of :mod:`mtmd_core.noised_prototypes`.
     """
 
     weight: float

@@ -178,7 +178,7 @@ def test_prototypes_leave_as_they_are_and_are_noted_first(ledger):
         (prototypes(49), MINIMUM, "4 exams with 49 slices must not leave; 3 and 50 are the least"),
         (prototypes(), Minimum(5, 50), "4 exams with 60 slices must not leave; 5 and 50"),
         (prototypes(), Minimum(3, 61), "3 and 61 are the least"),
-        (prototypes() | {"counts": np.float32([np.nan, 4])}, MINIMUM, "must not leave"),
+        (prototypes() | {"counts": np.float32([np.nan, 4, 60])}, MINIMUM, "must not leave"),
         (prototypes() | {"s1/embeddings": np.zeros((60, 4), np.float32)}, MINIMUM, "unknown s1/embeddings"),
         (prototypes() | {"s2/mean": np.zeros((60, 16), np.float32)}, MINIMUM, "is not"),
         ({}, MINIMUM, "missing counts"),

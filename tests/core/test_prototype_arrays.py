@@ -91,15 +91,16 @@ def changed(name: str, change) -> Prototype:
         ("residual", lambda x: x + 0.1, Fault.NOT_UNIT_NORM),
         ("log_nu", lambda x: x + 10, Fault.IMPOSSIBLE_NU),
         ("log_nu", lambda x: x - 10, Fault.IMPOSSIBLE_NU),
-        ("slices", lambda _: 1_000_001, Fault.TOO_MANY),
+        ("site_slices", lambda _: 1_000_001, Fault.TOO_MANY),
+        ("site_slices", lambda _: 119, Fault.TOO_MANY),
     ],
 )
 def test_what_is_no_prototype_is_told_by_name(name, change, fault):
     wrong = changed(name, change)
     assert fault_of(wrong) is fault
     sound = prototypes([16])[0]
-    if name not in ("slices", "exams"):
-        wrong = replace(wrong, slices=sound.slices, exams=sound.exams)
+    if name not in ("slices", "exams", "site_slices"):
+        wrong = replace(wrong, slices=sound.slices, exams=sound.exams, site_slices=sound.site_slices)
         assert refusal(to_arrays([sound, wrong]), [16, 16]) == f"{fault}: s2"
 
 
@@ -122,9 +123,9 @@ def test_no_more_slices_than_the_site_has():
 def test_a_slice_count_buys_no_inverse_denominator_that_the_moments_contradict(slices):
     """All else as an honest site sends it."""
     own = prototypes([16])[0]
-    forged = replace(own, slices=slices, log_nu=torch.tensor(math.log(slices) - 10))
+    forged = replace(own, slices=slices, site_slices=slices, log_nu=torch.tensor(math.log(slices) - 10))
     assert fault_of(forged) is Fault.CONTRADICTED_NU
-    assert fault_of(replace(own, slices=slices)) is None
+    assert fault_of(replace(own, slices=slices, site_slices=slices)) is None
 
 
 def test_weighted_centres_outside_the_sphere_buy_no_push():
@@ -138,7 +139,7 @@ def test_what_is_admitted_pushes_other_sites_no_harder_than_the_bound_says():
     """The gradient at other embeddings of the unit sphere, wherever they lie."""
     own = prototypes([16])[0]
     room = most_log_push(0.1) - log_push(own)
-    largest = replace(own, slices=10**6, log_nu=own.log_nu + room)
+    largest = replace(own, slices=10**6, site_slices=10**6, log_nu=own.log_nu + room)
     assert fault_of(largest) is None
     mixture = mix({"a": prototypes([16, 16])[1:], "b": [largest]})
     z = F.normalize(torch.randn(500, 16, generator=torch.Generator().manual_seed(2)), dim=1)
@@ -162,7 +163,7 @@ def test_over_its_own_slices_the_push_is_one_in_the_mean():
 
 def test_counts_have_no_size_at_which_they_cannot_be_looked_at():
     for slices in (2.0**64, 3e38):
-        arrays = to_arrays(prototypes()) | {"counts": np.float32([slices, 4])}
+        arrays = to_arrays(prototypes()) | {"counts": np.float32([slices, 4, slices])}
         assert refusal(arrays, SIZES) == f"{Fault.TOO_MANY}: s1"
 
 
@@ -193,9 +194,9 @@ def test_embeddings_on_a_ring_pass_although_they_push_hardest_where_none_is(temp
         ({"s4/mean": np.zeros(4, np.float32)}, "unknown s4/mean"),
         ({"s2/mean": np.zeros(17, np.float32)}, "s2/mean is float32[17], expected float32[16]"),
         ({"s2/mean": np.zeros(16)}, "s2/mean is float64[16]"),
-        ({"counts": np.array([np.nan, 3], np.float32)}, "not finite: counts"),
-        ({"counts": np.array([120.5, 3], np.float32)}, "no whole numbers: counts"),
-        ({"counts": np.array([120, -3], np.float32)}, "no whole numbers: counts"),
+        ({"counts": np.array([np.nan, 3, 120], np.float32)}, "not finite: counts"),
+        ({"counts": np.array([120.5, 3, 121], np.float32)}, "no whole numbers: counts"),
+        ({"counts": np.array([120, -3, 120], np.float32)}, "no whole numbers: counts"),
     ],
 )
 def test_arrays_of_another_kind_are_refused(change, reason):

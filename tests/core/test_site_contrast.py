@@ -13,7 +13,7 @@ from mtmd_core.minimum import LOCAL, MINIMUM, Minimum
 from mtmd_core.networks.output import NetworkOutput
 from mtmd_core.objectives import PrototypeTerm
 from mtmd_core.prototype_summary import summarise
-from mtmd_core.prototypes import Prototype, without_spread
+from mtmd_core.prototypes import Prototype, weighing, without_spread
 from mtmd_core.recent_embeddings import Place, RecentEmbeddings
 from mtmd_core.site_contrast import HALF_LIFE, REFRESH_STEPS, SiteContrast, site_prototypes, window
 
@@ -65,6 +65,13 @@ def test_every_term_is_held_against_the_others_and_the_sites_own_last_batches(fi
     term(given, {"knee": SHARE}).backward()
     for one, other in zip(given.embeddings, expected.embeddings, strict=True):
         torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_domains_weigh_by_their_training_slices_whichever_of_them_their_prototypes_are_of():
+    sized = [weighing(scales, slices) for scales, slices in zip(others(), (400, 2000), strict=True)]
+    term = contrast(sized, remembered(), site_slices=1200)
+    term(output(), {"knee": SHARE})
+    assert term.term.mixture.log_weights.exp().tolist() == pytest.approx([1 / 3, 1 / 9, 5 / 9])
 
 
 def test_of_a_single_scale_the_bottleneck_alone_is_pulled():

@@ -306,12 +306,12 @@ def test_prototypes_come_with_a_reply_and_count_as_bytes():
 @pytest.mark.parametrize(
     ("arrays", "reason"),
     [
-        ({"counts": np.float32([49, 12])}, "too few exams or slices: s1"),
-        ({"counts": np.float32([60.5, 12])}, "counts that are no whole numbers: counts"),
-        ({"counts": np.float32([2.0**64, 12])}, "more slices than its site can have: s1"),
+        ({"counts": np.float32([49, 12, 60])}, "too few exams or slices: s1"),
+        ({"counts": np.float32([60.5, 12, 61])}, "counts that are no whole numbers: counts"),
+        ({"counts": np.float32([60, 12, 2.0**64])}, "more slices than its site can have: s1"),
         ({"s1_mean": np.full(64, np.inf, np.float32)}, "not finite: s1"),
-        ({"counts": np.float32([60, 12, 1])}, "its prototypes do not fit: counts is float32[3], expected float32[2]"),
-        ({"counts": np.array([60.0, 12.0])}, "its prototypes do not fit: counts is float64[2]"),
+        ({"counts": np.float32([60, 12])}, "its prototypes do not fit: counts is float32[2], expected float32[3]"),
+        ({"counts": np.array([60.0, 12.0, 60.0])}, "its prototypes do not fit: counts is float64[3]"),
         ({"counts": None}, "its prototypes do not fit: missing counts"),
         ({"s1_exams": np.float32([1])}, "its prototypes do not fit: 1 of another name"),
     ],

@@ -76,7 +76,7 @@ def test_the_scales_are_those_of_the_strategy_and_the_network():
         ("s3/mean", lambda x: x * np.nan, "not finite: s3"),
         ("s1/mean", lambda x: 3 * x, "a mean longer than any embedding: s1"),
         ("s9/residual", lambda x: x - 1, "a negative variance: s9"),
-        ("counts", lambda _: np.float32([49, 4]), "too few exams or slices: s1"),
+        ("counts", lambda _: np.float32([49, 4, 60]), "too few exams or slices: s1"),
         ("s2/directions", lambda x: 2 * x, "directions that are not orthonormal: s2"),
     ],
 )
