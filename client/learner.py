@@ -29,6 +29,7 @@ from mtmd_core.objectives import (
     segment,
 )
 from mtmd_core.parameters import partition, put, take
+from mtmd_core.prototype_summary import DivergedError
 from mtmd_core.site_contrast import without_memory
 from mtmd_core.strategies import strategy_named
 from mtmd_core.training import (
@@ -184,8 +185,12 @@ class Learner:
                 on_step(first, losses[LOSS])
         else:
             objective = self._held_near(objective, received, plan.proximal_mu) if plan.proximal_mu else objective
-            losses = train(self.network, self.optimiser, self.sources, self.recipe, steps, on_step, objective)
-            self._contribute(plan, received)
+            try:
+                losses = train(self.network, self.optimiser, self.sources, self.recipe, steps, on_step, objective)
+            except DivergedError:  # the contrast met it before the round's end, where all else is looked at
+                losses = {LOSS: math.nan}
+            else:
+                self._contribute(plan, received)
         require_finite(plan.round, losses[LOSS], self._left_by_training())
         if plan.validate:
             norms = measure_gradients(self.network, self.sources, self.recipe, steps.stop, without_memory(objective))

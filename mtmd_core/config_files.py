@@ -90,12 +90,15 @@ def decisive(words: Mapping[str, Any]) -> dict[str, str]:
     """Those of a configuration's words that decide a run's result, with their values.
 
     What sites release decides nothing but this: where it is ``none`` no round can be chosen by its scores, so the last one is.
+    Nor does the order decide in which sites are written.
 
     >>> decisive({"fold": 1, "threads": 2, "federation.release": "mean"})
     {'fold': '1', 'federation.release': 'mean or structure'}
+    >>> decisive({"sites": {"knee": "/k", "ankle": "/a"}})
+    {'sites': "{'ankle': '/a', 'knee': '/k'}"}
     """
     chosen = {
-        word: str(value)
+        word: str(dict(sorted(value.items())) if isinstance(value, Mapping) else value)
         for word, value in words.items()
         if not word.startswith("study.") and word not in PATIENCE and not word.endswith("_timeout_seconds")
     }

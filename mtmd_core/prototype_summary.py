@@ -16,6 +16,10 @@ REFINEMENTS = 10
 """Rounds of 2-means after a component was cut in two."""
 
 
+class DivergedError(ValueError):
+    """Embeddings that are NaN or infinite: there is no prototype of a network that has diverged."""
+
+
 def summarise(
     embeddings: Tensor,
     exams: Tensor,
@@ -46,7 +50,8 @@ def summarise(
         None where there are too few exams or slices.
 
     Raises:
-        ValueError: if embeddings, exams and weights are not of n slices, or not all embeddings are finite.
+        ValueError: if embeddings, exams and weights are not of n slices.
+        DivergedError: if not all embeddings are finite.
     """
     precise = embeddings.detach().to("cpu", torch.float64)
     exams = torch.as_tensor(exams).cpu()
@@ -57,7 +62,7 @@ def summarise(
             "expected [n, E], [n] and [n]"
         )
     if not bool(torch.isfinite(precise).all()):
-        raise ValueError("some embeddings are not finite: there is no prototype of a network that has diverged")
+        raise DivergedError("some embeddings are not finite: there is no prototype of a network that has diverged")
     if not minimum.met_by(weights.double(), exams):
         return None
     kept = weights > 0

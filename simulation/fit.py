@@ -64,7 +64,7 @@ def fit(trainee: Trainee, folder: Path, display: RunDisplay) -> int:
     ``round_metrics.jsonl`` and each best state into ``checkpoints/<name>.safetensors``.
 
     Raises:
-        RunFailedError: if the loss is not finite any more.
+        RunFailedError: if the loss or the network is not finite any more.
     """
     network = trainee.network
     optimiser = build_optimiser(network, trainee.recipe.learning_rate, trainee.recipe.optimiser)
@@ -75,13 +75,10 @@ def fit(trainee: Trainee, folder: Path, display: RunDisplay) -> int:
         losses = train(
             network, optimiser, trainee.sources, trainee.recipe, range(start, stop), display.step, trainee.objective
         )
-        if not math.isfinite(losses[LOSS]):
-            raise RunFailedError(
-                f"{trainee.name}: the loss of steps {start} to {stop} is {losses[LOSS]}: lower the learning rate."
-            )
+        _require_finite(trainee, f"steps {start} to {stop}", losses[LOSS])
         metrics = trainee.validate()
         norms = measure_gradients(network, trainee.sources, trainee.recipe, stop, trainee.objective)
-        _append(trainee, folder, stop, losses | norms, metrics)
+        _append(trainee, folder, stop, losses | {name: norm for name, norm in norms.items() if math.isfinite(norm)}, metrics)
         progress.step = stop
         mean = sum(values[VALIDATION_DICE] for values in metrics.values()) / len(metrics)
         if mean >= progress.best_dice:  # of two that score alike, the one that was trained longer
@@ -92,6 +89,14 @@ def fit(trainee: Trainee, folder: Path, display: RunDisplay) -> int:
         display.scores(f"step {stop}/{trainee.steps}, loss {losses[LOSS]:.4f}", metrics)
     network.load_state_dict(progress.best)
     return progress.best_step
+
+
+def _require_finite(trainee: Trainee, steps: str, loss: float) -> None:
+    """The loss is of before each step; what the last step left of the network shows in its state alone."""
+    wrong = next((name for name, tensor in trainee.network.state_dict().items() if not tensor.isfinite().all()), None)
+    if wrong is not None or not math.isfinite(loss):
+        left = "" if wrong is None else f", and they left NaN or infinity in {wrong}"
+        raise RunFailedError(f"{trainee.name}: the loss of {steps} is {loss:g}{left}: lower the learning rate.")
 
 
 def forget_checkpoints(folder: Path) -> None:

@@ -14,7 +14,7 @@ from mtmd_core.errors import ConfigurationError
 from mtmd_core.federation_checks import share_of_batch
 from mtmd_core.strategies import Contrast, strategy_named
 from mtmd_core.update_encoding import INT8
-from mtmd_core.words import check_one_of
+from mtmd_core.words import NO_RELEASE, check_one_of
 
 from .study import PlannedRun, threads_each
 
@@ -155,6 +155,11 @@ def _check_same_images(federation: FederationConfig) -> None:
         raise ConfigurationError(
             f"federation.participation is {federation.participation}, but with experiment=ladder every site must train in every "
             "round to see as many images as alone: leave it out."
+        )
+    if federation.release == NO_RELEASE:
+        raise ConfigurationError(
+            "federation.release is none, but with experiment=ladder every rung chooses its round by validation, as sites alone "
+            "and pooled training do: leave it out."
         )
 
 

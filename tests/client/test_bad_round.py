@@ -9,17 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from asked import PLAN, shared
+from asked import CONTRAST, PLAN, shared
+from made_prototypes import prototype_arrays
 from tiny_sites import write_sites
 
 from client.finite import NotFiniteError, require_finite
+from client.learner import Learner
 from client.outbox import Outbox
 from client.site import Site
 from client.site_state import DiskState, MemoryState
 from mtmd_core.data.site_data import SiteData, load_site
 from mtmd_core.errors import SiteError
 from mtmd_core.refusals import Reason
-from mtmd_core.wire import Notice
+from mtmd_core.wire import Notice, Terms
 
 INT8 = {"update_encoding": "int8"}
 LOCKSTEP = {"lockstep_weight": 0.5}
@@ -82,6 +84,14 @@ def test_a_first_round_of_nan_leaves_a_site_as_it_was(data: SiteData) -> None:
     with poisoned(data), pytest.raises(NotFiniteError):
         sent(site, 2)
     assert same(sent(site, 3), sent(steady, 3))  # the memory of a process does not change with its network
+
+
+def test_a_contrast_that_meets_nan_before_the_rounds_end_says_the_same(data: SiteData) -> None:
+    plan = replace(PLAN, strategy="dsl_msc", local_steps=3)
+    learner = Learner(plan, data, torch.device("cpu"))
+    learner.receive(shared())
+    with poisoned(data), pytest.raises(NotFiniteError, match="round 1 left NaN or infinity"):
+        learner.train(plan, Terms(contrast=CONTRAST, others=(prototype_arrays(),)), None, None)
 
 
 @pytest.mark.parametrize("reason", [Reason.NOT_FINITE, Reason.OUTLYING_NORM])

@@ -224,3 +224,14 @@ def test_every_slice_of_a_test_exam_has_its_2d_scores(folders: dict[str, Path], 
 def test_a_loss_that_is_not_finite_stops_the_run(folders: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(RunFailedError, match="lower the learning rate"):
         run(folders, tmp_path, "strategy=dsl_msc", "loss.msc_weight=1e38")
+
+
+def test_a_network_that_its_last_step_broke_stops_the_run_though_the_loss_was_finite(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    network = build_network(NetworkConfig(width=4), {"knee": 3}, seed=0)
+    next(network.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+    sources = {"knee": [load_site("knee", folders["knee"], 16, "auto", tmp_path / "cache").source(["knee_exam_0"])]}
+    trainee = fit.Trainee("knee", network, Segmentation(), sources, Recipe(2, 1e-3, 0), 1, 1, dict)
+    with pytest.raises(RunFailedError, match=r"loss of steps 0 to 1 is \d.* left NaN or infinity in .*: lower the learning rate"):
+        fit.fit(trainee, tmp_path, RunDisplay(1, Console(quiet=True)))

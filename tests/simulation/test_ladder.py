@@ -112,6 +112,7 @@ def test_a_variant_is_unlike_its_twin_in_one_word(folders, tmp_path):
         ("training.validate_every_steps=2", "validate_every_steps is 2, not a multiple of 6"),
         ("training.steps=18", "training.steps is 18, not a multiple of training.validate_every_steps=12"),
         ("federation.local_epochs=1", "local_epochs is 1, but all rungs .* count steps: leave it out"),
+        ("federation.release=none", "release is none, but .* every rung chooses its round by validation"),
         ("federation.participation=0.7", "participation is 0.7, but .* every site must train in every round"),
     ],
 )
