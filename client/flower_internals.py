@@ -46,9 +46,13 @@ SERVER_OBJECT_WAIT_SECONDS = (0.05, 0.25)
 """The same for a part that the server is still sending, over the network."""
 
 
-# the waits are defaults of the function that `pull_task_input` calls, out of its caller's reach
+# The waits are defaults of the function that `pull_task_input` calls, out of its caller's reach. A SuperNode hands a message on
+# when it has all of it, which over a slow line takes minutes: no number of looks is too many within Flower's own two hours.
 run_clientapp.pull_and_inflate_object_from_tree = partial(
-    pull_and_inflate_object_from_tree, initial_backoff=OBJECT_WAIT_SECONDS[0], backoff_cap=OBJECT_WAIT_SECONDS[1]
+    pull_and_inflate_object_from_tree,
+    initial_backoff=OBJECT_WAIT_SECONDS[0],
+    backoff_cap=OBJECT_WAIT_SECONDS[1],
+    max_tries_per_object=None,
 )
 
 

@@ -50,6 +50,8 @@ SITE_CALLS = frozenset(
 
 OBJECT_WAIT_SECONDS = (0.02, 0.1)
 """First and longest wait for a part of a reply that the SuperLink is still receiving (Flower: 1 s and 10 s)."""
+OBJECT_TRIES = 2000
+"""Looks for a part before its reply counts as lost: 200 s, longer than Flower keeps an upload open of which nothing comes."""
 
 
 def shorten_waits() -> None:
@@ -61,7 +63,10 @@ def shorten_waits() -> None:
     from flwr.superlink.grid import http_grid  # loads a database's library, which the door does without
 
     http_grid.pull_objects = partial(
-        pull_objects, initial_backoff=OBJECT_WAIT_SECONDS[0], backoff_cap=OBJECT_WAIT_SECONDS[1]
+        pull_objects,
+        initial_backoff=OBJECT_WAIT_SECONDS[0],
+        backoff_cap=OBJECT_WAIT_SECONDS[1],
+        max_tries_per_object=OBJECT_TRIES,
     )
 
 

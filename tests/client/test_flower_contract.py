@@ -7,12 +7,17 @@ from typing import get_type_hints
 
 import flwr
 import pytest
-from flwr.app import Context, Error, Message, Metadata, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, Metadata, RecordDict
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, AcquireTaskResponse
 from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
-from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree, pull_objects
+from flwr.supercore.inflatable.inflatable_object import get_object_tree
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectUnavailableError,
+    pull_and_inflate_object_from_tree,
+    pull_objects,
+)
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -68,6 +73,21 @@ def test_the_waits_for_parts_of_a_message_can_be_shortened() -> None:
     assert {"initial_backoff", "backoff_cap"} <= set(parameters(pull_and_inflate_object_from_tree))
     assert "pull_and_inflate_object_from_tree(" in inspect.getsource(run_clientapp.pull_task_input)
     assert run_clientapp.pull_and_inflate_object_from_tree.func is pull_and_inflate_object_from_tree
+
+
+def test_a_worker_outwaits_a_message_that_comes_over_a_slow_line() -> None:
+    """Five hundred looks were Flower's most, for it takes ten seconds between two of them."""
+    sent, looks = ConfigRecord({"word": 1}), iter(range(700))
+
+    def pull(object_id: str) -> bytes:
+        if next(looks, None) is not None:
+            raise ObjectUnavailableError(object_id)
+        return sent.deflate()
+
+    received = run_clientapp.pull_and_inflate_object_from_tree(
+        get_object_tree(sent), pull, lambda object_id: None, return_type=ConfigRecord, initial_backoff=0, backoff_cap=0
+    )
+    assert received == sent
 
 
 def test_the_supernodes_waits_are_the_ones_that_are_shortened() -> None:

@@ -6,7 +6,7 @@ import inspect
 import flwr
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE, ErrorCode
 from flwr.supercore import constant
-from flwr.supercore.inflatable.inflatable_utils import pull_objects
+from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError, pull_objects
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 from flwr.supercore.superexec import run_superexec
 from flwr.superlink.grid import http_grid
@@ -26,6 +26,20 @@ def test_the_waits_for_parts_of_a_reply_can_be_shortened() -> None:
     flower_internals.shorten_waits()
     assert http_grid.pull_objects.func is pull_objects
     assert http_grid.pull_objects.keywords["initial_backoff"] < 1
+
+
+def test_a_reply_is_waited_for_longer_than_flower_keeps_an_upload_open() -> None:
+    flower_internals.shorten_waits()
+    looks = iter(range(flower_internals.OBJECT_TRIES - 1))
+
+    def pull(object_id: str) -> bytes:
+        if next(looks, None) is not None:
+            raise ObjectUnavailableError(object_id)
+        return b"there"
+
+    assert http_grid.pull_objects(["part"], pull, initial_backoff=0, backoff_cap=0) == {"part": b"there"}
+    patience = flower_internals.OBJECT_TRIES * flower_internals.OBJECT_WAIT_SECONDS[1]
+    assert patience > constant.OBJECT_PUSH_SESSION_TTL_SECONDS
 
 
 def test_words_of_the_superlinks_command_line() -> None:
