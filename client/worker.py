@@ -13,6 +13,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("mtmd.worker")
 
 Tell = Callable[..., None]
+_SAID = {"run": str, "round": int, "rounds": int}
 _STEP_SECONDS = 1.0
 """Least pause between two words on steps."""
 
@@ -136,7 +138,7 @@ def answer(runtime: "Runtime", token: str, app: Callable[..., Any], tell: Tell) 
     started = time.monotonic()
     with runtime.task(token) as task:
         message, context, bundle = task.pull()
-        kind, group = message.metadata.message_type, message.metadata.group_id
+        kind, group = printable(message.metadata.message_type), printable(message.metadata.group_id)
         visit = _visit(message.content) | {"bytes": array_bytes(message.content)}
         tell("pulled", kind=kind, group=group, metadata=metadata_of(message), **visit)
         try:
@@ -177,8 +179,17 @@ def report_lost(runtime: "Runtime", lost: dict[str, Any], tell: Tell) -> None:
 def _visit(content: "RecordDict") -> dict[str, Any]:
     """What a message says of run, round and rounds, as far as it does; the site itself reads it strictly."""
     plan = content.config_records.get(PLAN, {})
-    kinds = {"run": str, "round": int, "rounds": int}
-    return {word: plan[word] for word, kind in kinds.items() if type(plan.get(word)) is kind}
+    said = {word: plan[word] for word, kind in _SAID.items() if type(plan.get(word)) is kind}
+    return said | ({"run": printable(said["run"])} if "run" in said else {})
+
+
+def printable(word: str) -> str:
+    """A word from the other side as logs and terminals may show it; ``?`` for what no server of this project sends.
+
+    >>> printable("2026-11-30_1"), printable("\x1b[2J")
+    ('2026-11-30_1', '?')
+    """
+    return word if re.fullmatch(r"[A-Za-z0-9_.-]{0,64}", word) else "?"
 
 
 def array_bytes(content: "RecordDict") -> int:

@@ -196,7 +196,8 @@ def _metrics(record: MetricRecord) -> dict[str, int | float]:
         # Contrast may be below zero; what is counted or measured may not.
         least = -MAX_METRIC if name in ("loss", "loss/contrast") else 0
         if not isinstance(value, int | float) or not least <= value <= (1 if share else MAX_METRIC):
-            raise _Unfit(Reason.WRONG_METRICS, f"its metric {name} is {value}")
+            given = f"{value:g}" if isinstance(value, int | float) else "no number"
+            raise _Unfit(Reason.WRONG_METRICS, f"its metric {name} is {given}")
     return metrics
 
 

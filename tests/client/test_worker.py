@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from local_supernode import NODE_ID, SECRET, SuperNode, serving
 
 from client.flower_internals import APP_FAILED, SUPERNODE_GONE, WORKER_DIED, Runtime, metadata_of
 from client.settings import SiteSettings, to_plain
 from client.worker import answer, report_lost, serve, steps_told
+from mtmd_core.wire import PLAN
 
 
 @pytest.fixture
@@ -81,6 +82,15 @@ def test_the_text_of_an_exception_stays_at_the_site(
     assert supernode.outcomes() == [("finished", "failed", "unexpected")]
     assert "Jane" not in json.dumps(events)
     assert "Jane Doe" in caplog.text
+
+
+def test_what_a_message_calls_itself_cannot_rewrite_a_terminal(supernode: SuperNode, runtime: Runtime) -> None:
+    wild = "x\x1b]0;owned\x07\nankle: done"
+    supernode.receive(content=RecordDict({PLAN: ConfigRecord({"run": wild, "round": 1})}), group=wild)
+    events, tell = heard()
+    answer(runtime, runtime.claim(), app_that(doubled), tell)
+    assert [event["group"] for event in events] == ["?", "?"]
+    assert events[0]["run"] == "?"
 
 
 def test_work_is_given_only_to_those_who_know_the_secret(supernode: SuperNode) -> None:

@@ -32,11 +32,13 @@ class SuperNode:
     address: str
     state: NodeState
 
-    def receive(self, kind: str = "train", array: np.ndarray | None = None, content: RecordDict | None = None) -> str:
+    def receive(
+        self, kind: str = "train", array: np.ndarray | None = None, content: RecordDict | None = None, group: str = "3"
+    ) -> str:
         """Put a message there as if it had come from the server; its id."""
         if content is None:
             content = RecordDict({"arrays": ArrayRecord({"w": Array(np.zeros(1) if array is None else array)})})
-        metadata = Metadata(RUN_ID, "", 1, NODE_ID, "", "3", time.time(), 600.0, kind)
+        metadata = Metadata(RUN_ID, "", 1, NODE_ID, "", group, time.time(), 600.0, kind)
         message = Message(metadata=metadata, content=content)
         message.metadata.__dict__["_message_id"] = message.object_id
         self.state.create_task(TaskType.CLIENT_APP, RUN_ID)
