@@ -68,7 +68,7 @@ def build_client_app(site: Site) -> ClientApp:
     @app.query("farewell")
     def farewell(message: Message, context: Context) -> Message:
         goodbye: ConfigRecord = message.content[GOODBYE]
-        site.exit_code = 0 if goodbye.get("exit_code") == 0 else 1
+        site.part(0 if goodbye.get("exit_code") == 0 else 1)
         return Message(RecordDict(), reply_to=message)
 
     return app

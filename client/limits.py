@@ -97,7 +97,8 @@ class Limits:
         most = self.values.get(limit)
         if most is not None and asked > most:
             raise RefusedPlanError(
-                f"the plan asks for {asked} {what}, but this site's {limit} is {most}: raise limits.{limit} in site.yaml if so "
+                f"the plan asks for {asked} {what}, but this site's {limit} is {most}: raise limits.{limit} in site.yaml "
+                "(read at its next start) if so "
                 "much may be asked, or have the coordinator ask for less"
             )
 
@@ -122,6 +123,7 @@ class Limits:
                 f"{plan.learning_rate:g}, learning_rate_decay {plan.learning_rate_decay} and proximal_mu {plan.proximal_mu:g} "
                 f"let it count), but this site's min_round_slices is {least}, for images can be inferred from an update of few: "
                 "have the coordinator ask for more local steps or larger batches, or lower limits.min_round_slices in site.yaml "
+                "(read at its next start) "
                 "if an update of so few may leave"
             )
 
@@ -139,7 +141,8 @@ class Limits:
             raise RefusedPlanError(
                 f"the plan asks for {steps} steps, of which {done} took {say_duration(gone)}: all would take about "
                 f"{say_duration(gone * steps / done)}, but this site's max_round_seconds is {most}: raise "
-                "limits.max_round_seconds in site.yaml if a round may take so long, or have the coordinator ask for fewer steps"
+                "limits.max_round_seconds in site.yaml "
+                "(read at its next start) if a round may take so long, or have the coordinator ask for fewer steps"
             )
 
         return look
@@ -150,7 +153,8 @@ class Limits:
         owner = "this site's device has" if self.values.get("max_memory_mb") is None else "this site's max_memory_mb is"
         raise RefusedPlanError(
             f"the plan's network, batch and slice size take about {asked // MEGABYTE} MB of memory to train, but {owner} "
-            f"{allowed // MEGABYTE}: raise limits.max_memory_mb in site.yaml if there is more, or have the coordinator ask for "
+            f"{allowed // MEGABYTE}: raise limits.max_memory_mb in site.yaml "
+            "(read at its next start) if there is more, or have the coordinator ask for "
             "smaller batches, slices or networks"
         )
 
@@ -164,7 +168,7 @@ def check_plan(plan: RoundPlan, strategies: tuple[str, ...], lockstep: bool) -> 
     if plan.strategy not in strategies:
         raise RefusedPlanError(
             f"the plan's strategy is '{plan.strategy}', but this site takes part in {', '.join(strategies)}: "
-            "add it to 'strategies' in site.yaml if all that it shares may leave"
+            "add it to 'strategies' in site.yaml (read at its next start) if all that it shares may leave"
         )
     if plan.encoder_weights not in (NO_WEIGHTS, IMAGENET):
         raise RefusedPlanError(

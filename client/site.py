@@ -15,7 +15,7 @@ from mtmd_core.data.identity import differences
 from mtmd_core.data.site_data import SiteData, load_site
 from mtmd_core.data.validation import check_dataset
 from mtmd_core.devices import be_deterministic, choose_device, limit_threads, memory_of
-from mtmd_core.durable import write_json
+from mtmd_core.durable import remove_leftovers, write_json
 from mtmd_core.errors import ConfigurationError, DataError
 from mtmd_core.evaluation import SiteScores
 from mtmd_core.minimum import Minimum
@@ -130,6 +130,12 @@ class Site:
                 note_round(self.results, plan, self.name, metrics | similarity_within(plan, prototypes))
         learner.remember(plan, self.state)
         return self._receipt(plan), metrics, prototypes
+
+    def part(self, exit_code: int) -> None:
+        """The coordinator's farewell; 0: the run is done, and no round of it will come."""
+        if exit_code == 0 and self._asked is not None:
+            self.state.finish(self._asked.run)
+        self.exit_code = exit_code
 
     def heed(self, notice: Notice) -> None:
         """What the coordinator says of a reply that it left out; state that training spoilt is not gone on from.
@@ -251,6 +257,7 @@ def open_site(settings: SiteSettings) -> Site:
         )
     folder, cache = settings.data, settings.state / "cache"
     limit_threads(settings.threads)
+    remove_leftovers(settings.state / "rounds")
     report = check_dataset(folder)
     if not report.is_usable:
         wrong = [problem for problem in report.problems if not problem.warning]

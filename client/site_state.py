@@ -68,6 +68,9 @@ class SiteState(Protocol):
         back to an earlier round overwrites them one by one.
         """
 
+    def finish(self, run: str) -> None:
+        """Forget what only further rounds of a run would need: most of what is kept of one, and there are none to come."""
+
 
 class MemoryState:
     """A site's memory inside one process, for simulations."""
@@ -124,6 +127,10 @@ class MemoryState:
         kept = keep | {_newest_upto(self._rounds(run), best_round)}
         self._private = {key: value for key, value in self._private.items() if key[0] == run and key[1] in kept}
         self._optimiser = {key: value for key, value in self._optimiser.items() if key[0] == run and key[1] in keep}
+
+    def finish(self, run: str) -> None:
+        """See :class:`SiteState`."""
+        self._optimiser = {key: value for key, value in self._optimiser.items() if key[0] != run}
 
     def _rounds(self, run: str) -> list[int]:
         return [round_ for known, round_ in self._private if known == run]
@@ -219,6 +226,11 @@ class DiskState:
                 self._path(run, round_, "optimiser").unlink(missing_ok=True)
                 if round_ != best:
                     self._path(run, round_, "private").unlink()
+
+    def finish(self, run: str) -> None:
+        """See :class:`SiteState`."""
+        for path in self._folder(run).glob("*.optimiser.safetensors"):
+            path.unlink(missing_ok=True)
 
     def _rounds(self, run: str) -> list[int]:
         return [int(path.name.split(".")[0]) for path in self._folder(run).glob("[0-9]*.private.safetensors")]

@@ -29,6 +29,12 @@ def write_with(path: Path, write: Callable[[Path], None]) -> None:
     _flush(path.parent)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of writers that were killed, wherever they lie in a folder that nobody else writes to now."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def move(path: Path, folder: Path) -> None:
     """Rename a file or a folder into another folder, on the same disk and for good: it is in one of the two at any moment.
 

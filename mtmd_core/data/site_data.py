@@ -19,6 +19,7 @@ from .slices import SliceGrid, common_slice_axis, cut_image, cut_labels, normali
 
 CACHE_FORMAT = 1
 """Raised whenever what is cached, or how it is computed, changes; an exam that only lacks something is cut anew where it is."""
+_DRAFT = ".cutting-"
 UNREADABLE = (OSError, EOFError, ValueError, KeyError)
 """What reading an exam from the cache raises that is not there yet, or was cut short by a crash."""
 
@@ -110,7 +111,9 @@ def _read_cache(place: Path, case: Case, in_memory: bool) -> CutExam:
 def _fill_cache(place: Path, dataset: Dataset, case: Case, axis: int, size: int) -> None:
     exam = load_exam(case, dataset.structures)
     grid = slice_grid(exam.image.shape, exam.spacing_mm, axis, size)
-    draft = Path(tempfile.mkdtemp(dir=place.parent, prefix=".cutting-"))
+    for leftover in place.parent.glob(f"{_DRAFT}*"):  # of one that was killed, for the folder is ours
+        shutil.rmtree(leftover, ignore_errors=True)
+    draft = Path(tempfile.mkdtemp(dir=place.parent, prefix=_DRAFT))
     try:
         np.save(draft / "images.npy", cut_image(normalise(exam.image), grid))
         np.save(draft / "labels.npy", cut_labels(exam.labels, grid))

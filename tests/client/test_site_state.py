@@ -1,6 +1,9 @@
 import pytest
 import torch
+from asked import PLAN, shared
+from tiny_sites import own_settings, write_sites
 
+from client.site import open_site
 from client.site_state import DiskState, MemoryState, SiteState
 from mtmd_core.errors import ConfigurationError
 
@@ -120,6 +123,26 @@ def test_forgetting_removes_files(disk):
         "000010.optimiser.safetensors",
         "000010.private.safetensors",
     ]
+
+
+def test_of_a_finished_run_what_further_rounds_would_need_is_forgotten(state):
+    state.finish("a")
+    assert state.newest("a", 3) is None
+    assert torch.equal(state.private_upto("a", 3)["norm.weight"], private(3)["norm.weight"])
+    assert state.newest("b", 9).round == 9
+
+
+def test_a_site_finishes_a_run_when_it_is_told_that_it_is_done_and_not_when_it_failed(tmp_path):
+    folder = write_sites(tmp_path, sites={"knee": 2})["knee"]
+    rounds = tmp_path / "state" / "rounds"
+    (rounds / "run").mkdir(parents=True)
+    (rounds / "run" / ".000001.private.safetensors.x.tmp").write_text("of a process that was killed")
+    site = open_site(own_settings("knee", tmp_path / "state", folder))
+    site.train(PLAN, shared())
+    kept = ["000001.optimiser.safetensors", "000001.private.safetensors", "exams.json"]
+    for exit_code, left in ((1, kept), (0, kept[1:])):
+        site.part(exit_code)
+        assert (site.exit_code, sorted(path.name for path in (rounds / "run").iterdir())) == (exit_code, left)
 
 
 @pytest.mark.parametrize("run", ["..", "../b", "/tmp/b", "a/b", "", ".", "a\n", "a" * 65])

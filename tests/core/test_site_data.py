@@ -73,6 +73,7 @@ def test_a_second_time_nothing_is_cut(folder):
 
 
 def test_a_changed_exam_or_size_or_axis_is_cut_anew(folder):
+    (folder.parent / "cache" / ".cutting-killed").mkdir(parents=True)
     load(folder)
     assert len(list((folder.parent / "cache").iterdir())) == 3
     labels = np.zeros((5, 6, 4), np.uint8)
