@@ -94,14 +94,17 @@ def _enroll(words: Sequence[str]) -> int:
     parser.add_argument(
         "--authority", type=Path, required=True, metavar="FILE", help="authority.pem, as the coordinator handed it out"
     )
+    parser.add_argument(
+        "--new-key", action="store_true", help="make a new key even if there is one, for example because it was stolen"
+    )
     _add_choices(parser)
     given = vars(parser.parse(words))
-    site, authority = given.pop("site"), given.pop("authority")
+    site, authority, new_key = (given.pop(word) for word in ("site", "authority", "new_key"))
     settings = load_settings(site, given)
 
     from .enroll import enroll
 
-    return enroll(settings, given, authority)
+    return enroll(settings, given, authority, new_key)
 
 
 def _check(words: Sequence[str]) -> int:

@@ -1,6 +1,7 @@
 """``mtmd-client enroll``: the site's own key, made on site, and the authority that vouches for the server."""
 
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,17 @@ from mtmd_core.site_card import SiteCard, write_card
 from .settings import OWN_FILE, SiteSettings, differing, remember
 
 
-def enroll(settings: SiteSettings, given: Mapping[str, Any], authority: Path) -> int:
+def enroll(settings: SiteSettings, given: Mapping[str, Any], authority: Path, new_key: bool = False) -> int:
     """Make what a site needs to join, and say what the coordinator gets; the exit code.
 
-    A key that is there already is kept, so that enrolling again changes the server's address or authority alone.
+    A key that is there already is kept, so that enrolling again changes the server's address or authority alone; unless a new one
+    is asked for, as for a key that was lost, stolen or seen by somebody.
 
     Args:
         settings: of the site.
         given: what of them came from the command line; kept in the site's own folder.
         authority: the file that the coordinator handed out.
+        new_key: whether to make a new key in any case; the one before is moved aside.
 
     Raises:
         ConfigurationError: if ``authority`` is not an authority's certificate, or the site's own file says otherwise.
@@ -38,6 +41,7 @@ def enroll(settings: SiteSettings, given: Mapping[str, Any], authority: Path) ->
     if line := differing(settings, given):
         raise ConfigurationError(f"{own_file} keeps something else ({line}): change it there first, and enrol again.")
     with exclusive(settings.state, "mtmd-client"):
+        aside = _set_aside(settings.key_file) if new_key and settings.key_file.exists() else None
         is_new = not settings.key_file.exists()
         if is_new:
             write_private(settings.key_file, private_key_file(new_private_key()))
@@ -51,6 +55,7 @@ def enroll(settings: SiteSettings, given: Mapping[str, Any], authority: Path) ->
         f"fingerprint  {fingerprint(certificate.public_bytes(Encoding.DER))}\n"
         f"             compare it with the one that the coordinator reads out; if it differs, go no further\n\n"
         f"{'made' if is_new else 'kept'} the key  {settings.key_file} (it never leaves this machine)\n"
+        f"{_farewell_to(aside, settings.site)}"
         f"settings     {own_file}\n\n"
         f"hand to the coordinator\n"
         f"  file         {card_file}\n"
@@ -58,6 +63,22 @@ def enroll(settings: SiteSettings, given: Mapping[str, Any], authority: Path) ->
         f"once the coordinator has admitted it: `{_next_command(settings, given)}`"
     )
     return 0
+
+
+def _set_aside(key: Path) -> Path:
+    """Rename a key, so that none that is there already is written over; its new place."""
+    place = next(place for number in count(1) if not (place := key.with_name(f"{key.name}.before-{number}")).exists())
+    key.replace(place)
+    return place
+
+
+def _farewell_to(key: Path | None, site: str) -> str:
+    if key is None:
+        return ""
+    return (
+        f"aside        {key}, the key before: the coordinator must run `mtmd-server revoke {site}`, then admit the new card;\n"
+        "             until then the server refuses this site, and lets in whoever has the old key\n"
+    )
 
 
 def read_authority(path: Path) -> x509.Certificate:

@@ -88,7 +88,7 @@ class Admission:
             if card.fingerprint in self.replaced():
                 raise ConfigurationError(
                     f"this key was revoked as {owner.card.site} on {owner.revoked} and another took its place: it stays refused "
-                    "under any name. Ask the hospital for the card of its new key, which `mtmd-client enroll` makes."
+                    "under any name. Ask the hospital for the card of its new key, which `mtmd-client enroll --new-key` makes."
                 )
             if owner is not None and owner.card.site != card.site:
                 state = "admitted" if owner.revoked is None else "revoked"

@@ -3,6 +3,7 @@
 import socket
 import ssl
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from client.enroll import enroll
 from client.knock import knocker
 from client.settings import load_settings
 from mtmd_core.errors import ConfigurationError, UnreachableError
+from mtmd_core.site_card import read_card
+from server.admission import Admission
 
 
 def test_a_site_keeps_its_key_to_itself_and_all_settings_for_next_time(tmp_path: Path) -> None:
@@ -23,6 +26,26 @@ def test_a_site_keeps_its_key_to_itself_and_all_settings_for_next_time(tmp_path:
     assert settings.authority_file.read_bytes() == authority.read_bytes()
     assert "PRIVATE" not in (tmp_path / "ankle" / "ankle-card.json").read_text()
     assert enroll_site(tmp_path / "ankle", "ankle", "fed.org:9092", authority)[1] == card  # again: the same key
+
+
+def test_a_stolen_key_is_replaced_and_never_let_in_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    authority, admission = make_certificates(tmp_path / "federation").authority, Admission(tmp_path / "sites")
+    state, now = tmp_path / "ankle", datetime(2026, 11, 30, tzinfo=UTC)
+    settings, stolen = enroll_site(state, "ankle", "fed.org:9092", authority)
+    admission.admit(stolen, now)
+    capsys.readouterr()
+    assert enroll(settings, {"state": state}, authority, new_key=True) == 0
+    told, aside = capsys.readouterr().out, state / "site.key.before-1"
+    assert f"made the key  {settings.key_file}" in told
+    assert f"aside        {aside}, the key before: the coordinator must run `mtmd-server revoke ankle`" in told
+    assert aside.stat().st_mode & 0o777 == 0o600
+    card = read_card(state / "ankle-card.json")
+    assert card.fingerprint != stolen.fingerprint
+    admission.revoke("ankle", now)
+    admission.admit(card, now)
+    assert admission.is_admitted("ankle")
+    with pytest.raises(ConfigurationError, match=r"another took its place.*`mtmd-client enroll --new-key`"):
+        admission.admit(stolen, now)
 
 
 def test_what_is_no_authority_is_refused_and_nothing_is_made(tmp_path: Path) -> None:
