@@ -135,7 +135,10 @@ def _roll_call(fleet: Fleet, count: int, names: Sequence[str], timeout: float, s
     sites = fleet.assemble(len(awaited), awaited, timeout, spare_revoked=True)
     structures = {site: facts.structures for site, facts in fleet.sites.items() if site in known}
     if structures != {site: known[site] for site in structures}:
-        raise RunFailedError(f"the run began with sites and structures {known}, these are {structures}.")
+        raise RunFailedError(
+            f"the run began with sites and structures {known}, these are {structures}: have sites put back the exams that they "
+            "began with, or begin another run in another folder (--state)."
+        )
     if revoked := fleet.revoked(awaited):
         log.warning("the run goes on without waiting for %s: revoked", ", ".join(revoked))
     return {site: SiteFacts(site, structures) for site, structures in known.items()} | sites

@@ -7,7 +7,7 @@ site comes back, and polls quickly.
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -76,6 +76,7 @@ class Fleet(Grid):
         self._asked: dict[str, int] = {}
         self._known_nodes: dict[int, str] = {}  # and since when each is active
         self._admitted_as: dict[int, str] = {}  # of nodes that showed a key
+        self._left_out: dict[str, str] = {}  # sites that came as what they cannot take part as, and why
         self._looked = float("-inf")
 
     @property
@@ -132,7 +133,8 @@ class Fleet(Grid):
         """Send messages to sites and wait for their replies, in the order of the sites' names.
 
         A message whose node is lost goes to the site's next node as soon as it is there. After ``timeout`` seconds the
-        replies that are there are returned, and before that, if all that are missing are those of revoked sites.
+        replies that are there are returned, and before that, if all that are missing are those of sites that were revoked, or
+        came back as what cannot take part.
         """
         deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
         waiting = [_Errand(self.site_of(message.metadata.dst_node_id), message) for message in messages]
@@ -143,7 +145,8 @@ class Fleet(Grid):
         pause = POLL_SECONDS[0]
         self._send(waiting, out, homeless)
         while time.monotonic() < deadline and any(
-            errand.site not in replies and self._is_expected(errand.site) for errand in waiting
+            errand.site not in replies and self._is_expected(errand.site) and errand.site not in self._left_out
+            for errand in waiting
         ):
             # Flower waits long for a reply whose sender was stopped half-way; a revoked site's is not wanted any more.
             wanted = [key for key, errand in out.items() if self._is_expected(errand.site)]
@@ -228,9 +231,10 @@ class Fleet(Grid):
         """Whether a reply of a site may still come: not once it was revoked."""
         return self._admission is None or self._admission.is_admitted(site)
 
-    def _missing(self, sites: Iterable[str]) -> str:
+    def _missing(self, sites: Collection[str]) -> str:
         """Who has not come, for a message; empty if nobody was expected by name."""
-        names = [f"{site} (revoked)" if self.revoked([site]) else site for site in sorted(sites)]
+        why = self._left_out | dict.fromkeys(self.revoked(sites), "revoked")
+        names = [f"{site} ({why[site]})" if site in why else site for site in sorted(sites)]
         return f"; missing: {', '.join(names)}" if names else ""
 
     def _note_presence(self, nodes: Iterable[int]) -> None:
@@ -246,18 +250,27 @@ class Fleet(Grid):
             log.warning("a node did not say which site it is (error %d)", answer.error.code)
             self._known_nodes.pop(node, None)
             return None
+        admitted = self._admitted_as.get(node)
         try:
             facts = from_record(SiteFacts, answer.content[FACTS])
             check_site_name(facts.site)
         except (KeyError, ValueError):  # whose text may quote what the node wrote
-            log.warning("a node is left out: it does not say what a site of protocol %d says of itself", PROTOCOL)
+            log.warning(
+                "%s is left out: it does not say what a site of protocol %d says of itself; install the same mtmd version",
+                admitted or "a node",
+                PROTOCOL,
+            )
+            if admitted is not None:
+                self._left_out[admitted] = "another mtmd version"
             return None
         if self._admitted_as.get(node, facts.site) != facts.site:
             log.warning("%s says that it is %s, and is left out", self._admitted_as[node], facts.site)
             return None
         if facts.site in self._facts and self._facts[facts.site] != facts:
-            log.warning("%s came back with other exams and is left out", facts.site)
+            log.warning("%s came back with another number of structures and is left out", facts.site)
+            self._left_out[facts.site] = "another number of structures"
             return None
+        self._left_out.pop(facts.site, None)
         self._nodes[facts.site], self._facts[facts.site] = node, facts
         self._site_by_node[node] = facts.site
         self._note_presence([*(self._nodes[site] for site in self._here), node])

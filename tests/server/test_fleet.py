@@ -13,7 +13,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from mtmd_core.credentials import new_private_key, public_pem
 from mtmd_core.errors import UnreachableError
 from mtmd_core.site_card import SiteCard
-from mtmd_core.wire import FACTS, QUERY, SiteFacts, to_record
+from mtmd_core.wire import FACTS, PROTOCOL, QUERY, SiteFacts, to_record
 from server import fleet as fleet_module
 from server.admission import Admission
 from server.fleet import Fleet
@@ -165,6 +165,20 @@ def test_a_site_that_comes_back_with_other_exams_is_left_out(grid: NodesComeAndG
     assert fleet.node_of("knee") == 11
 
 
+def test_nobody_waits_for_a_site_that_came_back_as_what_cannot_take_part_until_it_can(grid: NodesComeAndGo) -> None:
+    fleet = Fleet(grid)
+    fleet.assemble(2, [], timeout=5)
+    grid.silent = {11}
+    grid.at_pull = lambda: grid.online.update({13: SiteFacts("knee", 5)})
+    replies = fleet.send_and_receive([train(fleet, "ankle"), train(fleet, "knee")], timeout=600)
+    assert sources(fleet, replies) == ["ankle"]
+    grid.at_pull = lambda: None
+    grid.online |= {14: SiteFacts("knee", 4)}
+    fleet.assemble(2, [], timeout=0)
+    replies = fleet.send_and_receive([train(fleet, "ankle"), train(fleet, "knee")], timeout=600)
+    assert sources(fleet, replies) == ["ankle", "knee"]
+
+
 def test_a_site_that_answered_and_came_back_as_another_node_is_still_known(grid: NodesComeAndGo) -> None:
     fleet = Fleet(grid)
     fleet.assemble(2, [], timeout=5)
@@ -212,6 +226,15 @@ def test_a_site_takes_part_under_the_name_of_its_key_alone(grid: NodesComeAndGo,
     with pytest.raises(UnreachableError, match=r"1 of 2 sites.*\(knee\)"):
         Fleet(grid, admission=admission).assemble(2, [], timeout=0.05)
     assert 13 not in [node for node, _ in grid.received]
+
+
+def test_an_admitted_site_of_another_version_is_named(
+    grid: NodesComeAndGo, admission: Admission, caplog: pytest.LogCaptureFixture
+) -> None:
+    grid.online = {11: SiteFacts("knee", 4, protocol=PROTOCOL - 1)}
+    with pytest.raises(UnreachableError, match=r"missing: knee \(another mtmd version\)"):
+        Fleet(grid, admission=admission).assemble(1, ["knee"], timeout=0.05)
+    assert f"knee is left out: it does not say what a site of protocol {PROTOCOL} says" in caplog.text
 
 
 def test_a_site_that_comes_back_under_its_number_gets_its_message_again(
