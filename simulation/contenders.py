@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mtmd_core.config_files import decisive
 from mtmd_core.page.numbers import METRICS
 from mtmd_core.page.rounds import VALIDATION_DICE
 from mtmd_core.statistics import (
@@ -82,13 +83,20 @@ def compare(contenders: Sequence[Contender]) -> dict[str, Any]:
 
 
 def reference_of(contender: Contender, contenders: Sequence[Contender]) -> Contender | None:
-    """What a method is compared with: the same network on each site alone, else the first one; None for itself."""
-    alone = (
+    """What a method is compared with: the same network on each site alone, else the first one; None for itself.
+
+    Of several that are alone, the one that was trained by the most of the method's own words.
+    """
+    alone = [
         each
         for each in contenders
         if each.about["strategy"] == REFERENCE and each.about["network"] == contender.about["network"]
-    )
-    reference = next(alone, contenders[0])
+    ]
+
+    own = decisive(contender.about["configuration"]).items()
+    if contender.about["strategy"] != REFERENCE:
+        alone.sort(key=lambda each: -len(own & decisive(each.about["configuration"]).items()))
+    reference = alone[0] if alone else contenders[0]
     return None if reference is contender else reference
 
 

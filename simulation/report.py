@@ -1,6 +1,7 @@
 """``mtmd-simulate report``, and the page that every run, study and experiment ends with: ``report.html`` in its folder."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -180,17 +181,28 @@ def _contenders(contents: Mapping[Path, Mapping[str, Any]]) -> list[Contender]:
 
 def _titles(methods: Sequence[tuple[Mapping[str, Any], Path]]) -> list[str]:
     """The strategy, and of mode and network what is not the same for all; where that is not enough, what a study calls its
-    methods (a ladder its rungs), or else the folder.
+    methods (a ladder its rungs), or else the folder: the part of its path by which they differ, or all that is not common.
     """
     telling = [word for word in ("mode", "network.name") if len({words[word] for words, _ in methods}) > 1]
     titles = [", ".join([words["strategy"], *(words[word] for word in telling)]) for words, _ in methods]
     names = [name_in_study(place) for _, place in methods]
     if len(set(titles)) < len(titles) == len(set(names) - {None}):
         return [name for name in names if name]
-    return [
-        title if titles.count(title) == 1 else f"{title} ({place.name})"
-        for title, (_, place) in zip(titles, methods, strict=True)
-    ]
+    for parts in (slice(0, 1), slice(-1, None), slice(None)):
+        apart = [
+            title if titles.count(title) == 1 else f"{title} ({place})"
+            for title, place in zip(titles, _below(methods, parts), strict=True)
+        ]
+        if len(set(apart)) == len(apart):
+            break
+    return apart
+
+
+def _below(methods: Sequence[tuple[Mapping[str, Any], Path]], parts: slice) -> list[str]:
+    """Parts of the paths of runs below the folder that they have in common."""
+    places = [place.resolve() for _, place in methods]
+    common = os.path.commonpath([place.parent for place in places])
+    return ["/".join(place.relative_to(common).parts[parts]) for place in places]
 
 
 def _accounts(folder: Path, contents: Mapping[Path, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

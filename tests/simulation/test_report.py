@@ -12,7 +12,7 @@ from page_checks import check_page
 from rich.console import Console
 from tiny_sites import run_words, write_sites
 
-from mtmd_core.config_files import compose
+from mtmd_core.config_files import compose, save_config
 from mtmd_core.errors import ConfigurationError
 from simulation.command import simulate
 from simulation.contenders import validation_curve
@@ -141,6 +141,34 @@ def test_a_study_compares_over_folds_and_counts_what_is_missing(tmp_path: Path) 
     (tmp_path / "runs/att_unet/dsl/fold_2/summary.json").unlink()
     (tmp_path / "summary.json").unlink()
     assert "This study is not finished" in report([tmp_path]).read_text(encoding="utf-8")
+
+
+def test_methods_of_two_studies_keep_apart_and_to_their_own_study(tmp_path: Path) -> None:
+    """Each against the sites alone of its own learning rate."""
+    dice = {("one", "individual"): 0.5, ("one", "dsl"): 0.6, ("two", "individual"): 0.8, ("two", "dsl"): 0.7}
+    for study, rate in (("one", "5e-4"), ("two", "1e-3")):
+        words = [
+            *("experiment=study", "sites={ankle: /nowhere, knee: /nowhere}", "training.batch_size=6"),
+            *("study.strategies=[individual,dsl]", "study.folds=[0,1]", f"training.learning_rate={rate}"),
+        ]
+        config = compose("simulate", words)
+        for run in plan_runs(config, {"att_unet": compose_network(words, "att_unet")}, tmp_path / study):
+            finish(run, dice[study, run.key.strategy])
+        save_config(config, tmp_path / study / "config.yaml")
+    page = report([tmp_path / "one", tmp_path / "two"], tmp_path / "page")
+    content = json.loads((page.parent / "summary.json").read_text(encoding="utf-8"))
+    titles = [f"{strategy} ({study})" for study in ("one", "two") for strategy in ("individual", "dsl")]
+    assert sorted(method["title"] for method in content["methods"]) == sorted(titles)
+    differences = {
+        (line["method"], line["reference"]): line["mean"]
+        for line in content["differences"]
+        if line["site"] == "mean of sites"
+    }
+    assert differences == {
+        ("dsl (one)", "individual (one)"): pytest.approx(10),
+        ("dsl (two)", "individual (two)"): pytest.approx(-10),
+        ("individual (two)", "individual (one)"): pytest.approx(30),
+    }
 
 
 def test_a_site_that_a_method_is_not_tested_on_has_a_dash(tmp_path: Path) -> None:
