@@ -78,7 +78,9 @@ def fit(trainee: Trainee, folder: Path, display: RunDisplay) -> int:
         _require_finite(trainee, f"steps {start} to {stop}", losses[LOSS])
         metrics = trainee.validate()
         norms = measure_gradients(network, trainee.sources, trainee.recipe, stop, trainee.objective)
-        _append(trainee, folder, stop, losses | {name: norm for name, norm in norms.items() if math.isfinite(norm)}, metrics)
+        _append(
+            trainee, folder, stop, losses | {name: norm for name, norm in norms.items() if math.isfinite(norm)}, metrics
+        )
         progress.step = stop
         mean = sum(values[VALIDATION_DICE] for values in metrics.values()) / len(metrics)
         if mean >= progress.best_dice:  # of two that score alike, the one that was trained longer

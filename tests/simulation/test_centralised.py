@@ -233,5 +233,7 @@ def test_a_network_that_its_last_step_broke_stops_the_run_though_the_loss_was_fi
     next(network.parameters()).register_hook(lambda gradient: gradient * float("nan"))
     sources = {"knee": [load_site("knee", folders["knee"], 16, "auto", tmp_path / "cache").source(["knee_exam_0"])]}
     trainee = fit.Trainee("knee", network, Segmentation(), sources, Recipe(2, 1e-3, 0), 1, 1, dict)
-    with pytest.raises(RunFailedError, match=r"loss of steps 0 to 1 is \d.* left NaN or infinity in .*: lower the learning rate"):
+    with pytest.raises(
+        RunFailedError, match=r"loss of steps 0 to 1 is \d.* left NaN or infinity in .*: lower the learning rate"
+    ):
         fit.fit(trainee, tmp_path, RunDisplay(1, Console(quiet=True)))
