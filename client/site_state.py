@@ -15,11 +15,14 @@ from typing import Protocol
 from torch import Tensor
 
 from mtmd_core.data.identity import ExamRecord
-from mtmd_core.durable import write_json
+from mtmd_core.durable import write_json, write_text
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.tensor_files import DamagedFileError, load_tensors, save_tensors
 
 log = logging.getLogger(__name__)
+
+_FINISHED = "finished"
+"""In a run's folder: no round of it will come."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class SiteState(Protocol):
         """
 
     def finish(self, run: str) -> None:
-        """Forget what only further rounds of a run would need: most of what is kept of one, and there are none to come."""
+        """No further round of a run will come: what only these would need is forgotten once another run begins."""
 
 
 class MemoryState:
@@ -129,8 +132,7 @@ class MemoryState:
         self._optimiser = {key: value for key, value in self._optimiser.items() if key[0] == run and key[1] in keep}
 
     def finish(self, run: str) -> None:
-        """See :class:`SiteState`."""
-        self._optimiser = {key: value for key, value in self._optimiser.items() if key[0] != run}
+        """See :class:`SiteState`. Another run's first round forgets this one whole."""
 
     def _rounds(self, run: str) -> list[int]:
         return [round_ for known, round_ in self._private if known == run]
@@ -148,6 +150,8 @@ class DiskState:
 
     def save(self, run: str, round_: int, private: Mapping[str, Tensor], optimiser: Mapping[str, Tensor]) -> None:
         """See :class:`SiteState`. The private file is written last: where it is, the round is complete."""
+        if not self._rounds(run):
+            self._forget_finished()
         facts = {"run": run, "round": round_}
         save_tensors(self._path(run, round_, "optimiser"), optimiser, facts)
         save_tensors(self._path(run, round_, "private"), private, facts)
@@ -229,8 +233,14 @@ class DiskState:
 
     def finish(self, run: str) -> None:
         """See :class:`SiteState`."""
-        for path in self._folder(run).glob("*.optimiser.safetensors"):
-            path.unlink(missing_ok=True)
+        if self._folder(run).is_dir():
+            write_text(self._folder(run) / _FINISHED, "")
+
+    def _forget_finished(self) -> None:
+        """Most of what is kept of a round is the optimiser's; runs that are over need none."""
+        for marker in self.folder.glob(f"*/{_FINISHED}"):
+            for path in marker.parent.glob("*.optimiser.safetensors"):
+                path.unlink(missing_ok=True)
 
     def _rounds(self, run: str) -> list[int]:
         return [int(path.name.split(".")[0]) for path in self._folder(run).glob("[0-9]*.private.safetensors")]

@@ -27,8 +27,8 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files whose tests start many processes first: they take longest, and nothing waits for one of them at the end."""
-    items.sort(key=lambda item: item.path.name not in OF_PROCESSES)
+    """Files that start many processes first, then those that train: they take longest, and nothing waits for one at the end."""
+    items.sort(key=lambda item: (item.path.name not in OF_PROCESSES, item.path.parent.name != "simulation"))
 
 
 def pytest_collection_finish() -> None:

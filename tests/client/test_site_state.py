@@ -125,11 +125,15 @@ def test_forgetting_removes_files(disk):
     ]
 
 
-def test_of_a_finished_run_what_further_rounds_would_need_is_forgotten(state):
-    state.finish("a")
-    assert state.newest("a", 3) is None
-    assert torch.equal(state.private_upto("a", 3)["norm.weight"], private(3)["norm.weight"])
-    assert state.newest("b", 9).round == 9
+def test_of_a_finished_run_what_further_rounds_would_need_is_forgotten_when_another_begins(disk):
+    disk.save("b", 1, private(1), optimiser(1))
+    disk.finish("a")
+    disk.save("b", 2, private(2), optimiser(2))
+    assert disk.newest("a", 10).round == 10  # its last message may come once more
+    disk.save("c", 1, private(1), optimiser(1))
+    assert disk.newest("a", 10) is None
+    assert torch.equal(disk.private_upto("a", 10)["norm.weight"], private(10)["norm.weight"])
+    assert disk.newest("b", 2).round == 2
 
 
 def test_a_site_finishes_a_run_when_it_is_told_that_it_is_done_and_not_when_it_failed(tmp_path):
@@ -140,9 +144,9 @@ def test_a_site_finishes_a_run_when_it_is_told_that_it_is_done_and_not_when_it_f
     site = open_site(own_settings("knee", tmp_path / "state", folder))
     site.train(PLAN, shared())
     kept = ["000001.optimiser.safetensors", "000001.private.safetensors", "exams.json"]
-    for exit_code, left in ((1, kept), (0, kept[1:])):
+    for exit_code, there in ((1, kept), (0, [*kept, "finished"])):
         site.part(exit_code)
-        assert (site.exit_code, sorted(path.name for path in (rounds / "run").iterdir())) == (exit_code, left)
+        assert (site.exit_code, sorted(path.name for path in (rounds / "run").iterdir())) == (exit_code, there)
 
 
 @pytest.mark.parametrize("run", ["..", "../b", "/tmp/b", "a/b", "", ".", "a\n", "a" * 65])
