@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 from flwr.app import Context, Error, Message, Metadata, RecordDict
+from flwr.app.message import array
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
@@ -44,7 +45,10 @@ OBJECT_WAIT_SECONDS = (0.02, 0.1)
 """First and longest wait for a part of a message that the SuperNode is still receiving (Flower: 1 s and 10 s)."""
 SERVER_OBJECT_WAIT_SECONDS = (0.05, 0.25)
 """The same for a part that the server is still sending, over the network."""
-
+PART_BYTES = 2**20
+"""What a reply's arrays are sent in parts of (Flower: 5 MB): two go at a time, and Flower sends one again that has not arrived
+within 30 s of its last byte's leaving this program, which over a slow line is long before it has left the machine."""
+array.FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE = PART_BYTES
 
 # The waits are defaults of the function that `pull_task_input` calls, out of its caller's reach. A SuperNode hands a message on
 # when it has all of it, which over a slow line takes minutes: no number of looks is too many within Flower's own two hours.

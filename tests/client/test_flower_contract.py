@@ -6,13 +6,14 @@ import re
 from typing import get_type_hints
 
 import flwr
+import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Context, Error, Message, Metadata, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, Metadata, RecordDict
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, AcquireTaskResponse
 from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
-from flwr.supercore.inflatable.inflatable_object import get_object_tree
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.inflatable.inflatable_utils import (
     ObjectUnavailableError,
     pull_and_inflate_object_from_tree,
@@ -73,6 +74,13 @@ def test_the_waits_for_parts_of_a_message_can_be_shortened() -> None:
     assert {"initial_backoff", "backoff_cap"} <= set(parameters(pull_and_inflate_object_from_tree))
     assert "pull_and_inflate_object_from_tree(" in inspect.getsource(run_clientapp.pull_task_input)
     assert run_clientapp.pull_and_inflate_object_from_tree.func is pull_and_inflate_object_from_tree
+
+
+def test_a_reply_leaves_in_parts_that_a_slow_line_can_carry_in_time() -> None:
+    arrays = ArrayRecord({"w": Array(np.arange(700_000, dtype=np.float32))})
+    sizes = [len(part.deflate()) for part in get_all_nested_objects(arrays).values()]
+    assert max(sizes) < flower_internals.PART_BYTES + 1000
+    assert sum(size > flower_internals.PART_BYTES // 2 for size in sizes) == 3
 
 
 def test_a_worker_outwaits_a_message_that_comes_over_a_slow_line() -> None:
