@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from mtmd_core.errors import RunFailedError, SiteError
+from mtmd_core.training import not_finite
 
 
 class NotFiniteError(RunFailedError):
@@ -25,7 +26,7 @@ def require_finite(round_: int, loss: float, tensors: Mapping[str, Tensor]) -> N
     Raises:
         NotFiniteError: naming the first that holds NaN or infinity.
     """
-    wrong = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
+    wrong = not_finite(tensors)
     if wrong is None and not math.isfinite(loss):
         wrong = "the mean loss"
     if wrong is not None:

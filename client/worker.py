@@ -180,7 +180,7 @@ def _visit(content: "RecordDict") -> dict[str, Any]:
     """What a message says of run, round and rounds, as far as it does; the site itself reads it strictly."""
     plan = content.config_records.get(PLAN, {})
     said = {word: plan[word] for word, kind in _SAID.items() if type(plan.get(word)) is kind}
-    return said | ({"run": printable(said["run"])} if "run" in said else {})
+    return {word: printable(value) if isinstance(value, str) else value for word, value in said.items()}
 
 
 def printable(word: str) -> str:

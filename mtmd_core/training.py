@@ -72,6 +72,11 @@ def build_optimiser(
     return kind(parameters, lr=learning_rate, fused=True)
 
 
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first of some tensors, of any dtype and shape, that holds NaN or infinity; None if none does."""
+    return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
+
+
 def train(
     network: nn.Module,
     optimiser: torch.optim.Optimizer,

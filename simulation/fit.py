@@ -20,6 +20,7 @@ from mtmd_core.training import (
     build_optimiser,
     load_optimiser_tensors,
     measure_gradients,
+    not_finite,
     optimiser_tensors,
     train,
 )
@@ -95,7 +96,7 @@ def fit(trainee: Trainee, folder: Path, display: RunDisplay) -> int:
 
 def _require_finite(trainee: Trainee, steps: str, loss: float) -> None:
     """The loss is of before each step; what the last step left of the network shows in its state alone."""
-    wrong = next((name for name, tensor in trainee.network.state_dict().items() if not tensor.isfinite().all()), None)
+    wrong = not_finite(trainee.network.state_dict())
     if wrong is not None or not math.isfinite(loss):
         left = "" if wrong is None else f", and they left NaN or infinity in {wrong}"
         raise RunFailedError(f"{trainee.name}: the loss of {steps} is {loss:g}{left}: lower the learning rate.")
