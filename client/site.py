@@ -12,7 +12,7 @@ import torch
 
 from mtmd_core.data.dataset import load_dataset
 from mtmd_core.data.identity import differences
-from mtmd_core.data.site_data import SiteData, load_site
+from mtmd_core.data.site_data import SiteData, forget_cuts, load_site
 from mtmd_core.data.validation import check_dataset
 from mtmd_core.devices import be_deterministic, choose_device, limit_threads, memory_of
 from mtmd_core.durable import remove_leftovers, write_json
@@ -47,6 +47,8 @@ Metrics = dict[str, float]
 NO_TERMS = Terms()
 LAST_PLAN = "last_plan.json"
 """Where a site keeps what it was last asked to train, in its own folder."""
+KEPT_CUTS = 4
+"""Of how many slice sizes and axes a site keeps its exams cut, so that what a coordinator asks for cannot fill its disk."""
 
 
 @dataclass
@@ -255,7 +257,7 @@ def open_site(settings: SiteSettings) -> Site:
             f"no data folder is set for {settings.site}: give --data DIR once, or add 'data:' to "
             f"{settings.state / 'site.yaml'}."
         )
-    folder, cache = settings.data, settings.state / "cache"
+    folder = settings.data
     limit_threads(settings.threads)
     remove_leftovers(settings.state / "rounds")
     report = check_dataset(folder)
@@ -268,7 +270,7 @@ def open_site(settings: SiteSettings) -> Site:
     return Site(
         name=settings.site,
         structures=len(load_dataset(folder).structures),
-        load_data=lambda size, axis: load_site(settings.site, folder, size, axis, cache),
+        load_data=lambda size, axis: _load_cut(settings.site, folder, size, axis, settings.state / "cache"),
         state=DiskState(settings.state / "rounds"),
         outbox=Outbox(settings.release, Ledger(settings.state / "ledger.jsonl"), minimum),
         device=device,
@@ -278,6 +280,12 @@ def open_site(settings: SiteSettings) -> Site:
         strategies=settings.strategies,
         last_plan=settings.state / LAST_PLAN,
     )
+
+
+def _load_cut(site: str, folder: Path, slice_size: int, slice_axis: str, cache: Path) -> SiteData:
+    data = load_site(site, folder, slice_size, slice_axis, cache)
+    forget_cuts(cache, KEPT_CUTS * len(data.exams))
+    return data
 
 
 def _budget(settings: SiteSettings) -> PrivacyBudget:

@@ -1,9 +1,12 @@
 """All exams of one site, cut into slices and kept on disk, so that no file is decoded twice."""
 
+import contextlib
 import hashlib
 import json
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,6 +82,19 @@ def load_site(
     return SiteData(site, dataset.structures, axis, exams)
 
 
+def forget_cuts(cache_dir: Path, kept: int) -> None:
+    """Remove from a cache all cut exams but the ``kept`` that were read last; whoever has read others already keeps them."""
+    with in_turn(cache_dir):
+        cuts = [(_stamp(place), place) for place in cache_dir.iterdir() if not place.name.startswith(_DRAFT)]
+        for _, place in sorted(cuts, reverse=True)[kept:]:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _stamp(place: Path) -> int:
+    """When a cut exam was read last, in nanoseconds since 1970."""
+    return place.stat().st_mtime_ns
+
+
 def _common_axis(dataset: Dataset) -> int:
     grids = [load_grid(case.image_path) for case in dataset.cases]
     return common_slice_axis((grid.shape, grid.spacing_mm) for grid in grids)
@@ -98,6 +114,7 @@ def _cut_exam(dataset: Dataset, case: Case, axis: int, size: int, cache_dir: Pat
 
 
 def _read_cache(place: Path, case: Case, in_memory: bool) -> CutExam:
+    """A cut exam, with a note of when it was read: the date of its folder."""
     facts = json.loads((place / "exam.json").read_text(encoding="utf-8"))
     arrays = {
         name: np.load(place / f"{name}.npy", mmap_mode=None if in_memory else "r")
@@ -105,6 +122,9 @@ def _read_cache(place: Path, case: Case, in_memory: bool) -> CutExam:
     }
     grid = SliceGrid(facts["axis"], tuple(facts["shape"]), facts["size"], (facts["content"][0], facts["content"][1]))
     spacing_mm, digests = tuple(facts["spacing_mm"]), facts["digests"]
+    with contextlib.suppress(OSError):  # a cache of somebody else's may be read all the same
+        now = time.time_ns()
+        os.utime(place, ns=(now, now))
     return CutExam(case.name, **arrays, grid=grid, spacing_mm=spacing_mm, digests=digests)
 
 

@@ -1,5 +1,6 @@
 """What a site refuses, whatever the coordinator asks."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -148,6 +149,13 @@ def test_a_site_with_a_damaged_exam_does_not_open(tmp_path: Path) -> None:
     label.write_bytes(label.read_bytes()[:-40])
     with pytest.raises(DataError, match="cut short"):
         open_site(SiteSettings(site="knee", state=tmp_path / "state", data=folder))
+
+
+def test_however_many_slice_sizes_a_coordinator_asks_for_the_cache_stays_small(site: Site, tmp_path: Path) -> None:
+    for size in range(16, 32, 2):
+        assert next(iter(site.load_data(size, "auto").exams.values())).images.shape[1:] == (size, size)
+    cuts = [json.loads(path.read_text())["size"] for path in (tmp_path / "state" / "cache").glob("*/exam.json")]
+    assert sorted(cuts) == sorted(4 * [24, 26, 28, 30])  # four exams
 
 
 def test_a_chosen_round_that_a_site_never_saw_is_not_invented(tmp_path: Path, site: Site) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from volumes import oblique_affine, ramp, write_case, write_dataset
 
-from mtmd_core.data.site_data import SiteData, load_site
+from mtmd_core.data.site_data import SiteData, forget_cuts, load_site
 from mtmd_core.data.slices import cut_labels
 from mtmd_core.errors import DataError
 
@@ -26,7 +26,7 @@ def load(folder, size: int = 16, axis: str = "auto") -> SiteData:
 def cached(folder) -> dict[str, int]:
     """What lies in the cache, and when it was written."""
     cache = folder.parent / "cache"
-    return {str(path.relative_to(cache)): path.stat().st_mtime_ns for path in cache.rglob("*")}
+    return {str(path.relative_to(cache)): path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
 
 
 def test_a_site_is_its_exams_in_the_order_of_their_names(folder):
@@ -130,6 +130,24 @@ def test_runs_that_begin_together_cut_each_exam_once(folder):
     mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(folder.parent / "cache") in line]
     assert mapped
     assert not [line for line in mapped if line.endswith("(deleted)")]  # nobody put another copy in its place
+
+
+def test_a_cache_forgets_what_was_read_longest_ago_and_cuts_it_anew_when_asked(folder):
+    cache = folder.parent / "cache"
+    small = load(folder, 16)
+    of_small = set(cached(folder))
+    load(folder, 24)
+    of_middle = set(cached(folder)) - of_small
+    load(folder, 16)  # again: the middle one is now the one that was read longest ago
+    load(folder, 32)
+    forget_cuts(cache, 2 * len(small.exams))
+    left = set(cached(folder))
+    assert of_small < left
+    assert not of_middle & left
+    assert load(folder, 24).exams["a"].images.shape == (4, 24, 24)
+    forget_cuts(cache, 2 * len(small.exams))
+    assert not of_small & set(cached(folder))
+    assert small.exams["a"].images.max() > 0  # whoever holds it keeps it
 
 
 def test_an_exam_that_cannot_be_used_leaves_nothing_half_cut(folder):
