@@ -175,12 +175,13 @@ def gradient_norms(network: nn.Module, objective: Objective, batch: Batch) -> di
     """How strongly each weighted term pulls at the network's parameters: term → Euclidean norm of its gradient.
 
     A term whose norm is far below cross-entropy's is inert, whatever its value. The network is left as it was: parameters,
-    running statistics and mode.
+    running statistics and mode. What is compiled is run as it is written: a compiled graph can be followed back but once.
     """
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     mode = network.training
     network.train()
-    terms = objective(network, batch, False)
+    with torch.compiler.set_stance("force_eager"):
+        terms = objective(network, batch, False)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     norms = {}
     for name, term in terms.items():
