@@ -48,22 +48,19 @@ class SiteScores:
         }
 
 
-def evaluate_exams(
-    network: nn.Module, space: LabelSpace, data: SiteData, exams: Sequence[str], bf16: bool = False
-) -> SiteScores:
-    """Segment and score some exams of a site.
+def evaluate_exams(network: nn.Module, space: LabelSpace, data: SiteData, exams: Sequence[str]) -> SiteScores:
+    """Segment and score some exams of a site, in the network's own precision however it was trained.
 
     Args:
         network: any mode; it is left in evaluation mode.
         space: where the site's structures lie among the network's classes.
         exams: names of exams of ``data``.
-        bf16: whether to predict in bfloat16.
     """
     network.eval()
     scores, slices, foreign = {}, {}, {}
     for name in exams:
         exam = data.exams[name]
-        prediction = predict_exam(network, space, exam.images, exam.grid, bf16)
+        prediction = predict_exam(network, space, exam.images, exam.grid)
         scores[name] = score_exam(exam.truth, prediction.labels, space.structures, exam.spacing_mm)
         slices[name] = score_slices(exam.truth, prediction.labels, space.structures, data.axis)
         foreign[name] = prediction.foreign_share

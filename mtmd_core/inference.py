@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from mtmd_core.data.slices import SliceGrid, planes_of_probabilities, stack_planes
-from mtmd_core.devices import autocast
 from mtmd_core.postprocessing import postprocess
 from mtmd_core.strategies import LabelSpace
 
@@ -23,9 +22,7 @@ class Prediction:
     foreign_share: float
 
 
-def predict_exam(
-    network: nn.Module, space: LabelSpace, images: np.ndarray, grid: SliceGrid, bf16: bool = False
-) -> Prediction:
+def predict_exam(network: nn.Module, space: LabelSpace, images: np.ndarray, grid: SliceGrid) -> Prediction:
     """Segment one exam.
 
     Args:
@@ -33,11 +30,10 @@ def predict_exam(
         space: where the site's structures lie among the network's classes.
         images: slices [S, size, size] float32.
         grid: how the slices lie in the exam.
-        bf16: whether to predict in bfloat16.
     """
     planes, foreign = [], 0
     for start in range(0, len(images), SLICES_AT_ONCE):
-        probabilities = predict_probabilities(network, space.domain, images[start : start + SLICES_AT_ONCE], bf16)
+        probabilities = predict_probabilities(network, space.domain, images[start : start + SLICES_AT_ONCE])
         classes = planes_of_probabilities(probabilities, grid).argmax(dim=1)
         own = (classes > space.offset) & (classes <= space.offset + space.structures)
         foreign += int(((classes > 0) & ~own).sum())
@@ -47,10 +43,9 @@ def predict_exam(
 
 
 @torch.inference_mode()
-def predict_probabilities(network: nn.Module, domain: str, images: np.ndarray, bf16: bool = False) -> Tensor:
+def predict_probabilities(network: nn.Module, domain: str, images: np.ndarray) -> Tensor:
     """Slices [S, H, W] of one domain → class probabilities [S, N, H, W] (Eq. 4)."""
     like = next(network.parameters())
     batch = torch.from_numpy(np.array(images))[:, None].to(like.device, like.dtype)
-    with autocast(like.device, bf16):
-        logits = network(batch, {domain: len(batch)}).logits[domain]
+    logits = network(batch, {domain: len(batch)}).logits[domain]
     return logits.float().softmax(dim=1)

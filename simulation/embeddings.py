@@ -13,7 +13,6 @@ from torch import Tensor
 
 from mtmd_core.data.site_data import CutExam, SiteData
 from mtmd_core.data.split import leave_one_out
-from mtmd_core.devices import autocast
 from mtmd_core.inference import SLICES_AT_ONCE
 from mtmd_core.networks.autoencoder import one_hot
 
@@ -33,7 +32,7 @@ class SiteEmbeddings:
 
 
 def embed_images(
-    networks: Mapping[str, TrainedNetwork], sites: Mapping[str, SiteData], fold: int, bf16: bool = False
+    networks: Mapping[str, TrainedNetwork], sites: Mapping[str, SiteData], fold: int
 ) -> dict[str, SiteEmbeddings]:
     """Site → embeddings of its images by the network that segments them.
 
@@ -41,18 +40,17 @@ def embed_images(
         networks: site → network; sites without one are left out.
         sites: every site's exams.
         fold: whose training and validation exams to take.
-        bf16: whether to compute in bfloat16, as the run's evaluation did.
     """
-    return {site: _embed(own, sites[site], fold, _images, bf16) for site, own in networks.items()}
+    return {site: _embed(own, sites[site], fold, _images) for site, own in networks.items()}
 
 
 def embed_label_maps(
-    networks: Mapping[str, TrainedNetwork], sites: Mapping[str, SiteData], fold: int, bf16: bool = False
+    networks: Mapping[str, TrainedNetwork], sites: Mapping[str, SiteData], fold: int
 ) -> dict[str, SiteEmbeddings]:
     """Site → embeddings of its label maps by the auto-encoder; maps of background alone are left out, and so is a site that
     has no others. Arguments as of :func:`embed_images`.
     """
-    found = {site: _embed(own, sites[site], fold, _label_maps, bf16) for site, own in networks.items()}
+    found = {site: _embed(own, sites[site], fold, _label_maps) for site, own in networks.items()}
     return {site: own for site, own in found.items() if len(own)}
 
 
@@ -61,14 +59,13 @@ Inputs = Callable[[TrainedNetwork, CutExam], Iterator[list[Tensor]]]
 
 
 @torch.inference_mode()
-def _embed(own: TrainedNetwork, data: SiteData, fold: int, embeddings: Inputs, bf16: bool) -> SiteEmbeddings:
+def _embed(own: TrainedNetwork, data: SiteData, fold: int, embeddings: Inputs) -> SiteEmbeddings:
     split = leave_one_out(list(data.exams), fold)
     parts, validation = [], []
-    with autocast(next(own.network.parameters()).device, bf16):
-        for exam in (*split.train, *split.validation):
-            for part in embeddings(own, data.exams[exam]):
-                parts.append([scale.float().cpu().numpy() for scale in part])
-                validation += [exam in split.validation] * len(part[0])
+    for exam in (*split.train, *split.validation):
+        for part in embeddings(own, data.exams[exam]):
+            parts.append([scale.float().cpu().numpy() for scale in part])
+            validation += [exam in split.validation] * len(part[0])
     return SiteEmbeddings([np.concatenate(scale) for scale in zip(*parts, strict=True)], np.array(validation, np.bool_))
 
 

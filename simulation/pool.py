@@ -84,9 +84,7 @@ class Pool:
     def evaluate(self, network: nn.Module, part: str) -> dict[str, SiteScores]:
         """Every site's scores on its validation or test exams."""
         return {
-            site: evaluate_exams(
-                network, self.spaces[site], data, self.exams(site, part), self.config.training.autocast
-            )
+            site: evaluate_exams(network, self.spaces[site], data, self.exams(site, part))
             for site, data in self.sites.items()
         }
 

@@ -51,7 +51,7 @@ def similarities(embeddings: Mapping[str, SiteEmbeddings], seed: int) -> Similar
 def similarities_of_run(config: RunConfig, sites: Mapping[str, SiteData], folder: Path) -> Similarities:
     """Of a run's networks and its training and validation slices, without one slice being trained on."""
     networks = segmentation_networks(config, folder)
-    embeddings = embed_images(networks, sites, config.fold, config.training.autocast)
+    embeddings = embed_images(networks, sites, config.fold)
     return similarities(embeddings, derive_seed(config.seed, config.fold))
 
 

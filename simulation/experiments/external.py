@@ -157,17 +157,16 @@ def _tested_sites(run: FoundRun, config: RunConfig, exams: Exams, console: Conso
 
 
 def _score(run: FoundRun, sites: Sequence[str], device: str, exams: Exams) -> dict[str, SiteScores]:
-    """Site → scores of its exams, at the precision of the run's own tests: pooled ones follow its autocast, a site's do not.
+    """Site → scores of its exams.
 
     The run's networks are in memory for as long as this takes: a study has many runs.
     """
-    bf16 = run.config.training.autocast and run.config.mode == "centralised"
     networks = segmentation_networks(replace(run.config, device=device), run.folder)
     scores = {}
     for site in sites:
         own = networks[site]
         data = exams(site, run.config.data.slice_size, own.card.slice_axis)
-        scores[site] = evaluate_exams(own.network, own.card.space, data, list(data.exams), bf16)
+        scores[site] = evaluate_exams(own.network, own.card.space, data, list(data.exams))
     return scores
 
 

@@ -131,7 +131,7 @@ def _draw_contours(network: str, runs: Sequence[FoundRun], sites: Sites, drawn: 
 def _compared(title: str, site: str, exam: str, data: SiteData, runs: Sequence[FoundRun]) -> ComparedSlice:
     networks = {run.title: segmentation_networks(run.config, run.folder)[site] for run in runs}
     dice = {run.title: run.dice(site)[exam] for run in runs}
-    return compare(title, data.exams[exam], networks, dice, runs[0].config.training.autocast)
+    return compare(title, data.exams[exam], networks, dice)
 
 
 def _draw_representations(network: str, runs: Sequence[FoundRun], sites: Sites, processes: int, drawn: Drawn) -> None:
@@ -145,9 +145,8 @@ def _draw_representations(network: str, runs: Sequence[FoundRun], sites: Sites, 
     fold = _fullest_fold(common)
     images, label_maps = {}, {}
     for run in (run for run in common if run.key.fold == fold):
-        bf16 = run.config.training.autocast
-        images[run.title] = embed_images(segmentation_networks(run.config, run.folder), sites, fold, bf16)
-        label_maps[run.title] = embed_label_maps(autoencoders(run.config, run.folder), sites, fold, bf16)
+        images[run.title] = embed_images(segmentation_networks(run.config, run.folder), sites, fold)
+        label_maps[run.title] = embed_label_maps(autoencoders(run.config, run.folder), sites, fold)
     seed = common[0].config.seed
     kinds: list[tuple[str, str, Mapping[str, Mapping[str, SiteEmbeddings]]]] = [
         (f"{network}, fold {fold}: images", f"representations_{network}.png", images),

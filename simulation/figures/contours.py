@@ -54,7 +54,7 @@ def choose_exams(dice: Mapping[str, float]) -> dict[str, str]:
 
 
 def compare(
-    title: str, exam: CutExam, networks: Mapping[str, TrainedNetwork], dice: Mapping[str, float], bf16: bool = False
+    title: str, exam: CutExam, networks: Mapping[str, TrainedNetwork], dice: Mapping[str, float]
 ) -> ComparedSlice:
     """The slice of an exam with the most structure, as strategies segment it: what was scored, after post-processing.
 
@@ -63,12 +63,11 @@ def compare(
         exam: a test exam.
         networks: strategy → the network that serves the exam's site.
         dice: strategy → Dice of the exam.
-        bf16: whether to predict in bfloat16, as the runs' evaluation did.
     """
     place, content = fullest_slice(exam.labels), exam.grid.window
     predictions = {}
     for strategy, own in networks.items():
-        labels = predict_exam(own.network, own.card.space, exam.images, exam.grid, bf16).labels
+        labels = predict_exam(own.network, own.card.space, exam.images, exam.grid).labels
         predictions[strategy] = Predicted(cut_labels(labels, exam.grid)[place][content], dice[strategy])
     return ComparedSlice(
         f"{title}\nslice {place + 1} of {len(exam.images)}",
