@@ -119,7 +119,7 @@ class ContrastWork:
             contrasted(scales, plan.single_scale),
             torch.tensor([exam for exam, _ in places]),
             noise,
-            budget.generator(round_),
+            budget.generator(self.recipe.seed, round_),
             plan.temperature,
             minimum,
         )

@@ -97,9 +97,9 @@ class PrivacyBudget:
         if self.path is not None:
             write_json(self.path, [[multiplier, count] for multiplier, count in sorted(self._releases.items())])
 
-    def generator(self, release: int) -> torch.Generator:
-        """Randomness for one release."""
-        seed = secrets.randbits(63) if self.seed is None else derive_seed(self.seed, release)
+    def generator(self, phase_seed: int, round_: int) -> torch.Generator:
+        """Randomness for one release: that of a round of a phase, which no other has."""
+        seed = secrets.randbits(63) if self.seed is None else derive_seed(self.seed, phase_seed, round_)
         return torch.Generator().manual_seed(seed)
 
     def facts(self) -> dict[str, float | int | str | None] | None:

@@ -22,12 +22,16 @@ RESERVED = frozenset(
 )
 
 
+KEPT_FILES = frozenset({"all_sites", "autoencoder"})
+"""What a run's files call the network of all sites and that of label maps: a site's own would overwrite them."""
+
+
 def check_site_name(name: object) -> str:
     """Return ``name`` if it can name a site.
 
     Raises:
-        ConfigurationError: if it is not lower-case letters, digits and underscores, or is a word PyTorch keeps for
-            itself.
+        ConfigurationError: if it is not lower-case letters, digits and underscores, or is a word that PyTorch or a run's files
+            keep for themselves.
     """
     if not isinstance(name, str) or not _PATTERN.fullmatch(name):
         raise ConfigurationError(
@@ -36,4 +40,6 @@ def check_site_name(name: object) -> str:
         )
     if name in RESERVED:
         raise ConfigurationError(f"'{name}' cannot name a site: PyTorch keeps that word; try '{name}_site'.")
+    if name in KEPT_FILES:
+        raise ConfigurationError(f"'{name}' cannot name a site: a run's files keep that word; try '{name}_1'.")
     return name

@@ -12,13 +12,13 @@ from mtmd_core.data.split import Split
 from mtmd_core.devices import choose_device, to_device
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.evaluation import SiteScores
-from mtmd_core.models import load_model, save_model
+from mtmd_core.models import ModelCard, load_model, save_model
 from mtmd_core.networks.autoencoder import Autoencoder
 from mtmd_core.networks.build import build_network
 from mtmd_core.objectives import ContrastTerm, PriorTerm, Reconstruction, Segmentation
 from mtmd_core.scores import summarise_run
 from mtmd_core.seeds import derive_seed
-from mtmd_core.strategies import Contrast, Sharing, strategy_named
+from mtmd_core.strategies import Contrast, LabelSpace, Sharing, strategy_named
 from mtmd_core.transfer import transfer_weights
 
 from .fit import Trainee, fit, forget_unfinished_lines
@@ -104,7 +104,7 @@ def trained_prior(config: RunConfig, sites: dict[str, SiteData], folder: Path, d
     """The anatomical prior: the auto-encoder from the configured file, or trained here first; frozen.
 
     Raises:
-        ConfigurationError: if the file's auto-encoder was made for other label spaces.
+        ConfigurationError: if the file's auto-encoder was made for other sites, structures or label spaces.
     """
     pool = Pool(config, sites)
     if config.autoencoder.model is not None:
@@ -168,9 +168,18 @@ def _autoencoder_from_file(path: Path, pool: Pool) -> Autoencoder:
     network, card = load_model(path)
     if card.network.name != AUTOENCODER:
         raise ConfigurationError(f"autoencoder.model={path} holds a {card.network.name}, not an auto-encoder.")
-    if card.domains != pool.classes:
+    if _made_for(card) != _made_for(pool.card):
         raise ConfigurationError(
-            f"autoencoder.model={path} was trained for classes {card.domains}; this run needs {pool.classes}: give the "
-            "model of a run with the same sites and sharing, or none to train one."
+            f"autoencoder.model={path} was made for {_say(card)}; this run has {_say(pool.card)}: give the model of a run with "
+            "the same sites, structures and sharing, or none to train one."
         )
     return network
+
+
+def _made_for(card: ModelCard) -> dict[str, tuple[LabelSpace, tuple[str, ...]]]:
+    return {site: (own.space, own.structures) for site, own in card.sites.items()}
+
+
+def _say(card: ModelCard) -> str:
+    sites = ", ".join(f"{site} ({', '.join(own.structures)})" for site, own in sorted(card.sites.items()))
+    return f"{sites} as classes {card.domains}"

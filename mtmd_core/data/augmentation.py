@@ -16,7 +16,7 @@ def move(images: Tensor, labels: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
     What comes from outside an image is its own minimum (air in MR) and background.
 
     Args:
-        images: [B, C, H, W], float.
+        images: [B, C, H, W], float32.
         labels: [B, H, W], integers.
         maps: [B, 2, 3], as :func:`draw_geometry` makes them.
 

@@ -61,7 +61,7 @@ class DomainBatchNorm2d(DomainLayer):
 
         Raises:
             ValueError: while training, if a domain has a single value a channel, which has no variance.
-            RuntimeError: if the shares do not sum to B.
+            RuntimeError: if the shares of several domains do not sum to B.
         """
         shares = self.routing.shares
         if len(shares) == 1:

@@ -104,9 +104,10 @@ def test_a_memory_that_cannot_be_read_stops_everything(text: str, tmp_path: Path
 
 
 def test_the_noise_of_a_simulation_repeats_itself_and_a_sites_does_not():
-    def draw(budget: PrivacyBudget, release: int) -> int:
-        return budget.generator(release).initial_seed()
+    def draw(budget: PrivacyBudget, phase_seed: int, round_: int) -> int:
+        return budget.generator(phase_seed, round_).initial_seed()
 
     simulated = PrivacyBudget(1.0, seed=3)
-    assert draw(simulated, 1) == draw(PrivacyBudget(1.0, seed=3), 1) != draw(simulated, 2)
-    assert draw(PrivacyBudget(1.0), 1) != draw(PrivacyBudget(1.0), 1)
+    assert draw(simulated, 5, 1) == draw(PrivacyBudget(1.0, seed=3), 5, 1)
+    assert len({draw(simulated, phase, round_) for phase in (5, 6) for round_ in (1, 2)}) == 4
+    assert draw(PrivacyBudget(1.0), 5, 1) != draw(PrivacyBudget(1.0), 5, 1)

@@ -61,6 +61,8 @@ from mtmd_core.words import RELEASES
         ("sites={Ankle: /data}", "'Ankle' cannot name a site"),
         ("sites={items: /data}", "PyTorch keeps that word; try 'items_site'"),
         ("sites={training: /data}", "PyTorch keeps that word; try 'training_site'"),
+        ("sites={all_sites: /data}", "a run's files keep that word; try 'all_sites_1'"),
+        ("sites={autoencoder: /data}", "a run's files keep that word"),
         ("federation.site_names=[../x]", "'../x' cannot name a site"),
         (
             "strategy=transfer_a",

@@ -81,8 +81,14 @@ def test_a_prior_trained_before_can_be_given(folders: dict[str, Path], tmp_path:
     assert {line["network"] for line in lines(tmp_path / "second")} == {"all_sites"}
     one, other = model(tmp_path / "first"), model(tmp_path / "second")
     assert all(torch.equal(one[name], other[name]) for name in one)
-    with pytest.raises(ConfigurationError, match="was trained for classes"):
+    with pytest.raises(ConfigurationError, match="the same sites, structures and sharing"):
         run(folders, tmp_path / "third", "strategy=shared_mjap", f"autoencoder.model='{path}'")
+    others = write_sites(tmp_path / "others", sites={"elbow": 2, "wrist": 4}, exams=3)  # as many structures in all
+    union = tmp_path / "union"
+    run(folders, union, "strategy=shared_mjap", "training.steps=3", "autoencoder.steps=3")
+    of_union = f"autoencoder.model='{union / 'models' / 'autoencoder.safetensors'}'"
+    with pytest.raises(ConfigurationError, match=r"made for ankle \(ankle_bone_1, .*; this run has elbow \("):
+        run(others, tmp_path / "elsewhere", "strategy=shared_mjap", of_union)
     network = tmp_path / "first" / "models" / "all_sites.safetensors"
     with pytest.raises(ConfigurationError, match="holds a att_unet, not an auto-encoder"):
         run(folders, tmp_path / "fourth", "strategy=dsl_mjap", f"autoencoder.model='{network}'")
