@@ -5,9 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mtmd_core.arguments import CommandParser
-from mtmd_core.errors import MtmdError
-from mtmd_core.processes import Interrupted
+from mtmd_core.arguments import CommandParser, exit_code_of
 from mtmd_core.strategies import FEDERATED_STRATEGIES
 from mtmd_core.words import DEVICES, RELEASES
 
@@ -34,14 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = words[0] if words and words[0] in _COMMANDS else ""
-    try:
-        return _COMMANDS.get(command, _join)(words[1:] if command else words)
-    except Interrupted as ended:
-        print(f"mtmd-client: ended by {ended}", file=sys.stderr)
-        return ended.exit_code
-    except MtmdError as error:
-        print(f"mtmd-client: {error}", file=sys.stderr)
-        return error.exit_code
+    return exit_code_of("mtmd-client", lambda: _COMMANDS.get(command, _join)(words[1:] if command else words))
 
 
 def _join(words: Sequence[str]) -> int:

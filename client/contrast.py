@@ -107,6 +107,7 @@ class ContrastWork:
         )
         if made is None:
             return None
+        policy.budget.spend(noise)
         return to_arrays(weighing(made, len(self.source)) if plan.by_size else made)
 
     def _noised(

@@ -15,6 +15,7 @@ from mtmd_core.processes import exclusive
 from mtmd_core.site_card import SiteCard, write_card
 
 from .settings import OWN_FILE, SiteSettings, differing, remember
+from .supervisor import require_data_folder
 
 
 def enroll(settings: SiteSettings, given: Mapping[str, Any], authority: Path, new_key: bool = False) -> int:
@@ -31,6 +32,7 @@ def enroll(settings: SiteSettings, given: Mapping[str, Any], authority: Path, ne
 
     Raises:
         ConfigurationError: if ``authority`` is not an authority's certificate, or the site's own file says otherwise.
+        DataError: if the folder of exams is none.
     """
     certificate = read_authority(authority)
     own_file = settings.state / OWN_FILE
@@ -40,6 +42,8 @@ def enroll(settings: SiteSettings, given: Mapping[str, Any], authority: Path, ne
         raise ConfigurationError(f"{own_file} says 'insecure: true': take that line out, and enrol again.")
     if line := differing(settings, given):
         raise ConfigurationError(f"{own_file} keeps something else ({line}): change it there first, and enrol again.")
+    if settings.data is not None:
+        require_data_folder(settings)
     with exclusive(settings.state, "mtmd-client"):
         aside = _set_aside(settings.key_file) if new_key and settings.key_file.exists() else None
         is_new = not settings.key_file.exists()
@@ -48,12 +52,14 @@ def enroll(settings: SiteSettings, given: Mapping[str, Any], authority: Path, ne
         card = SiteCard(settings.site, public_pem(load_private_key(settings.key_file).public_key()))
         card_file = settings.state / f"{settings.site}-card.json"
         write_card(card_file, card)
+        before = settings.authority_file.read_bytes() if settings.authority_file.exists() else None
         write_text(settings.authority_file, certificate.public_bytes(Encoding.PEM).decode("ascii"))
         remember(settings, given)
     print(
         f"authority    {settings.authority_file}\n"
         f"fingerprint  {fingerprint(certificate.public_bytes(Encoding.DER))}\n"
-        f"             compare it with the one that the coordinator reads out; if it differs, go no further\n\n"
+        f"             compare it with the one that the coordinator reads out; if it differs, go no further\n"
+        f"{_another_than(before, certificate)}\n"
         f"{'made' if is_new else 'kept'} the key  {settings.key_file} (it never leaves this machine)\n"
         f"{_farewell_to(aside, settings.site)}"
         f"settings     {own_file}\n\n"
@@ -70,6 +76,13 @@ def _set_aside(key: Path) -> Path:
     place = next(place for number in count(1) if not (place := key.with_name(f"{key.name}.before-{number}")).exists())
     key.replace(place)
     return place
+
+
+def _another_than(before: bytes | None, certificate: x509.Certificate) -> str:
+    """A line where the authority that was trusted before is another than the one that is now."""
+    if before is None or before == certificate.public_bytes(Encoding.PEM):
+        return ""
+    return "             IT IS ANOTHER THAN BEFORE: until now this site trusted an authority with another fingerprint\n"
 
 
 def _farewell_to(key: Path | None, site: str) -> str:

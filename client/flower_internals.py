@@ -9,7 +9,7 @@ and the text of an exception never becomes part of a reply.
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +31,7 @@ from flwr.supercore.interceptors import (
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
+from flwr.supercore.protobuf.client import ProtobufClient
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime import run_clientapp
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
@@ -58,6 +59,19 @@ run_clientapp.pull_and_inflate_object_from_tree = partial(
     backoff_cap=OBJECT_WAIT_SECONDS[1],
     max_tries_per_object=None,
 )
+
+
+_connect = ProtobufClient.__init__
+
+
+@wraps(_connect)
+def _connect_straight(client: ProtobufClient, *given: Any, **named: Any) -> None:
+    """Flower's client follows an answer to any other address, in plain HTTP too, with body and signature; no site's does."""
+    _connect(client, *given, **named)
+    client._client.follow_redirects = False
+
+
+ProtobufClient.__init__ = _connect_straight
 
 
 class Runtime:

@@ -13,11 +13,14 @@ import httpx
 from mtmd_core.credentials import load_private_key, signed_headers
 from mtmd_core.errors import ConfigurationError, UnreachableError
 from mtmd_core.processes import is_healthy
+from mtmd_core.words import without_control
 
 from .settings import SiteSettings, require_server
 
 PATH = "/v1/fleet/admission"
 _TIMEOUT_SECONDS = 5.0
+_LONGEST_WORD = 500
+"""Characters of the server's that a person is shown."""
 _PROXY_REFUSES = ("403", "407")
 """How a proxy's answer begins that asking again does not change; with any other it did not find the server."""
 
@@ -57,12 +60,12 @@ def knocker(settings: SiteSettings) -> Knock:
                 raise UnreachableError(_wrong_server(settings, fault)) from None
             return False
         if answer.status_code == httpx.codes.UNAUTHORIZED:
-            raise UnreachableError(
-                f"the server at {settings.server} does not let {settings.site} in: {_detail(answer)}"
-            )
-        if answer.status_code != httpx.codes.OK:
+            reason = _said(answer, "detail") or "no reason was given."
+            raise UnreachableError(f"the server at {settings.server} does not let {settings.site} in: {reason}")
+        site = _said(answer, "site")
+        if answer.status_code != httpx.codes.OK or site is None:
             return False
-        if (site := answer.json()["site"]) != settings.site:
+        if site != settings.site:
             raise UnreachableError(
                 f"the server at {settings.server} knows this key as {site}, not {settings.site}: start with --site {site}, or "
                 f"enrol {settings.site} in a folder of its own."
@@ -97,8 +100,9 @@ def _no_way_out(settings: SiteSettings, error: httpx.ProxyError) -> str:
     )
 
 
-def _detail(answer: httpx.Response) -> str:
+def _said(answer: httpx.Response, word: str) -> str | None:
+    """What an answer says under a word, as terminals may show it; None if it says nothing."""
     try:
-        return str(answer.json()["detail"])
+        return without_control(str(answer.json()[word]))[:_LONGEST_WORD]
     except (ValueError, KeyError, TypeError):
-        return "no reason was given."
+        return None

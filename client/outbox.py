@@ -5,6 +5,7 @@ settings allow, shared parameters or a change of them: exactly those that the ne
 as many exams and slices as the settings ask for.
 """
 
+import logging
 import re
 from collections.abc import Mapping
 
@@ -33,6 +34,11 @@ from mtmd_core.wire import (
 )
 
 from .ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+FAILURE = "failure"
+"""The ledger's name of what leaves in place of a reply."""
 
 
 class ForbiddenError(MtmdError):
@@ -92,6 +98,19 @@ class Outbox:
                 self._note(receipt.run, receipt.round, record, sent)
                 content[record] = _packed(sent)
         return content
+
+    def note_failure(self, word: str, run: str, round_: int) -> None:
+        """Write down the one word that leaves in place of a reply; it leaves too where the ledger cannot be written.
+
+        Args:
+            word: of :class:`mtmd_core.errors.SiteError`.
+            run: that the message said it was of, or nothing.
+            round_: the same.
+        """
+        try:
+            self._note(run, round_, FAILURE, {"word": word})
+        except OSError as error:  # the disk may be what has failed
+            log.warning("the word '%s' leaves without a line in the ledger: %s", word, error)
 
     def _check_prototypes(self, prototypes: Mapping[str, np.ndarray]) -> None:
         sizes = [array.size for name, array in sorted(prototypes.items()) if re.fullmatch(r"s[1-9]/mean", name)]

@@ -12,6 +12,7 @@ from mtmd_core.devices import choose_device
 from mtmd_core.errors import ConfigurationError, DataError, MtmdError
 from mtmd_core.inference import predict_exam
 from mtmd_core.models import ModelCard, SiteCard, load_model
+from mtmd_core.tensor_files import DamagedFileError
 
 ENDINGS = (".nii.gz", ".nii")
 CHANNEL = "_0000"
@@ -38,7 +39,13 @@ def predict(site: str, model: Path | None, inputs: Path, output: Path, state: Pa
         raise ConfigurationError(
             f"there is no model at {path}: give one with -m, or let this site take part in a run first."
         )
-    network, card = load_model(path)
+    try:
+        network, card = load_model(path)
+    except DamagedFileError as error:
+        raise ConfigurationError(
+            f"{error} Give a site's results/model.safetensors with -m, or leave -m out; a checkpoint of the server holds what is "
+            "shared alone."
+        ) from None
     own = card.site(site)
     network = network.to(choose_device(device))
     targets = _targets(inputs, output)

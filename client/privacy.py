@@ -1,8 +1,8 @@
 """What noised prototypes have cost the exams of a site so far, and whether another release fits its budget.
 
-Every release of the same exams counts, in whichever run: (ε, δ) composes over all of them. The accounting is Google's
-``dp-accounting``: privacy loss distributions (Doroshenko et al. 2022), and Rényi divergences (Mironov 2017) where ε is so
-large that distributions do not fit into memory.
+Every release of the same exams counts, in whichever run, and one without noise makes ε infinite: (ε, δ) composes over all. The
+accounting is that of Google's ``dp-accounting``: privacy loss distributions (Doroshenko et al. 2022), and Rényi divergences
+(Mironov 2017) where ε is so large that distributions do not fit into memory.
 """
 
 import json
@@ -105,11 +105,13 @@ class PrivacyBudget:
     def facts(self) -> dict[str, float | int | str | None] | None:
         """What a summary says of it; None where nothing was released with noise.
 
-        ``epsilon`` is None where it cannot be computed, and ``reason`` says why: results must not wait for it.
+        ``epsilon`` is None where it cannot be computed or has no bound, and ``reason`` says why: results must not wait for it.
         """
-        if not self._releases:
+        if not any(self._releases):
             return None
         facts = {"releases": self._releases.total(), "delta": self.delta}
+        if bare := self._releases[0.0]:
+            return facts | {"epsilon": None, "reason": f"{bare} of them went without noise, so that there is no bound"}
         try:
             return facts | {"epsilon": self.epsilon()}
         except Exception as error:  # of whatever kind the accountant raises

@@ -103,7 +103,9 @@ def site_page(content: Mapping[str, Any], results: Path) -> str:
         Section("plan", "What the coordinator asked", words(plan, {})),
         Section("versions", "Versions", versions_table(content["versions"])),
     ]
-    notice = "For this site alone: it names exams and structures. Nothing of it has been sent."
+    notice = (
+        "For this site alone: it names exams and structures. What has left the site stands below; this page has not."
+    )
     return document(f"Site {site}", lead, sections, notice)
 
 

@@ -6,7 +6,9 @@ turns out to be the best one is still there.
 
 import json
 import logging
+import math
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,10 @@ log = logging.getLogger(__name__)
 
 _FINISHED = "finished"
 """In a run's folder: no round of it will come."""
+KEPT_RUNS = 8
+"""Of how many runs a site's disk remembers something; a run with an auto-encoder counts twice."""
+KEPT_LATER = 4
+"""Rounds after the one in hand that are kept, the last ones; a run that goes back leaves three."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +73,8 @@ class SiteState(Protocol):
     def forget(self, run: str, keep: set[int], best_round: int) -> None:
         """Forget all rounds but ``keep`` and what :meth:`private_upto` would find for ``best_round``.
 
-        On disk, rounds after the last of ``keep`` stay too: a message that comes late must not undo them, and a run that goes
-        back to an earlier round overwrites them one by one.
+        On disk, the last rounds after those of ``keep`` stay too: a message that comes late must not undo them, and a run that
+        goes back to an earlier round overwrites them one by one.
         """
 
     def finish(self, run: str) -> None:
@@ -152,6 +158,7 @@ class DiskState:
         """See :class:`SiteState`. The private file is written last: where it is, the round is complete."""
         if not self._rounds(run):
             self._forget_finished()
+            self._forget_oldest(run)
         facts = {"run": run, "round": round_}
         save_tensors(self._path(run, round_, "optimiser"), optimiser, facts)
         save_tensors(self._path(run, round_, "private"), private, facts)
@@ -223,10 +230,10 @@ class DiskState:
 
     def forget(self, run: str, keep: set[int], best_round: int) -> None:
         """See :class:`SiteState`."""
-        rounds = self._rounds(run)
-        best = _newest_upto(rounds, best_round)
+        rounds, last = self._rounds(run), max(keep, default=math.inf)
+        best, later = _newest_upto(rounds, best_round), sorted(round_ for round_ in rounds if round_ > last)
         for round_ in rounds:
-            if round_ not in keep and round_ <= max(keep, default=round_):
+            if round_ not in keep and round_ not in later[-KEPT_LATER:]:
                 self._path(run, round_, "optimiser").unlink(missing_ok=True)
                 if round_ != best:
                     self._path(run, round_, "private").unlink()
@@ -241,6 +248,12 @@ class DiskState:
         for marker in self.folder.glob(f"*/{_FINISHED}"):
             for path in marker.parent.glob("*.optimiser.safetensors"):
                 path.unlink(missing_ok=True)
+
+    def _forget_oldest(self, run: str) -> None:
+        """All of the runs to which nothing was added for longest, so that no number of runs fills the disk."""
+        others = [folder for folder in self.folder.glob("*") if folder.is_dir() and folder != self._folder(run)]
+        for folder in sorted(others, key=lambda folder: folder.stat().st_mtime_ns, reverse=True)[KEPT_RUNS - 1 :]:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _rounds(self, run: str) -> list[int]:
         return [int(path.name.split(".")[0]) for path in self._folder(run).glob("[0-9]*.private.safetensors")]

@@ -26,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 from mtmd_core.errors import MtmdError, RunFailedError, site_error_of
 from mtmd_core.processes import die_with_parent
 from mtmd_core.wire import PLAN, to_record
+from mtmd_core.words import without_control
 
 from .bundle import check_bundle
 from .settings import SiteSettings, from_plain
@@ -38,9 +39,23 @@ if TYPE_CHECKING:
 _log = logging.getLogger("mtmd.worker")
 
 Tell = Callable[..., None]
+NoteFailure = Callable[[str, str, int], None]
+"""Writes down the word of a failure, of a run and a round, where these are known."""
 _SAID = {"run": str, "round": int, "rounds": int}
 _STEP_SECONDS = 1.0
 """Least pause between two words on steps."""
+
+
+def unnoted(_word: str, _run: str, _round: int) -> None:
+    """For a site that keeps no ledger."""
+
+
+class PlainLines(logging.Formatter):
+    """Lines of a log in which nothing from the other side can move a terminal's cursor."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As :class:`logging.Formatter` does it, without control characters."""
+        return without_control(super().format(record), kept="\n\t")
 
 
 def main() -> int:
@@ -56,25 +71,26 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _note_withdrawn)
     try:
-        app, exit_code = open_app(settings, tell)
+        app, exit_code, note = open_app(settings, tell)
     except MtmdError as error:
         tell("refused", code=error.exit_code, message=str(error))
         return error.exit_code
     tell("open")
-    code = serve(app, exit_code, settings, secret, orders, tell)
+    code = serve(app, exit_code, settings, secret, orders, tell, note)
     tell("leaving", code=code)
     return code
 
 
-def open_app(settings: SiteSettings, tell: Tell) -> tuple[Callable[..., Any], Callable[[], int | None]]:
-    """The locally installed ClientApp over this site's data, and a way to ask whether the run is over (its exit code)."""
+def open_app(settings: SiteSettings, tell: Tell) -> tuple[Callable[..., Any], Callable[[], int | None], NoteFailure]:
+    """The locally installed ClientApp over this site's data, how to ask whether the run is over (its exit code), and how to write
+    down the word of a failure."""
     from .app import build_client_app
     from .site import open_site
 
     site = open_site(settings)
     site.on_progress = steps_told(tell)
     site.on_notice = lambda notice: tell("notice", **to_record(notice))
-    return build_client_app(site), lambda: site.exit_code
+    return build_client_app(site), lambda: site.exit_code, site.outbox.note_failure
 
 
 def steps_told(tell: Tell, clock: Callable[[], float] = time.monotonic) -> Callable[[int, int], None]:
@@ -97,6 +113,7 @@ def serve(
     secret: bytes,
     orders: "SimpleQueue[dict[str, Any]]",
     tell: Tell,
+    note: NoteFailure = unnoted,
 ) -> int:
     """Claim and answer one message after another until ``exit_code`` gives one."""
     from .flower_internals import SUPERNODE_GONE, Runtime
@@ -109,7 +126,7 @@ def serve(
                 connection.close()
                 runtime = connection.enter_context(contextlib.closing(Runtime(order["runtime"], secret)))
                 if order["lost"] is not None:
-                    report_lost(runtime, order["lost"], tell)
+                    report_lost(runtime, order["lost"], tell, note)
             try:
                 token = runtime.claim()
                 reachable = True
@@ -117,7 +134,7 @@ def serve(
                     time.sleep(settings.poll_seconds)
                     continue
                 tell("claimed", token=token)
-                answer(runtime, token, app, tell)
+                answer(runtime, token, app, tell, note)
             except SUPERNODE_GONE as error:
                 if reachable:
                     _log.warning("the SuperNode does not answer: %r", error)
@@ -127,7 +144,7 @@ def serve(
     return code
 
 
-def answer(runtime: "Runtime", token: str, app: Callable[..., Any], tell: Tell) -> None:
+def answer(runtime: "Runtime", token: str, app: Callable[..., Any], tell: Tell, note: NoteFailure = unnoted) -> None:
     """Pull the claimed message, let the app answer it, push the reply; one that comes with a foreign bundle is refused.
 
     An exception of the app becomes an error reply with one word (:class:`mtmd_core.errors.SiteError`); its text may quote data,
@@ -147,6 +164,7 @@ def answer(runtime: "Runtime", token: str, app: Callable[..., Any], tell: Tell) 
         except Exception as error:
             _log.exception("answering %s of round %s failed", kind, group or "-")
             word = site_error_of(error).value
+            note(word, str(visit.get("run", "")), int(visit.get("round", 0)))
             task.refuse(message, APP_FAILED, word)
             tell("failed", kind=kind, group=group, error=word)
         else:
@@ -155,7 +173,7 @@ def answer(runtime: "Runtime", token: str, app: Callable[..., Any], tell: Tell) 
             tell("replied", kind=kind, group=group, seconds=seconds, bytes=sent)
 
 
-def report_lost(runtime: "Runtime", lost: dict[str, Any], tell: Tell) -> None:
+def report_lost(runtime: "Runtime", lost: dict[str, Any], tell: Tell, note: NoteFailure = unnoted) -> None:
     """Answer, with an error, the message over which the previous worker died.
 
     Otherwise the SuperNode notices only after a minute, and not at all if that worker had not pulled the message yet. A
@@ -164,7 +182,7 @@ def report_lost(runtime: "Runtime", lost: dict[str, Any], tell: Tell) -> None:
     from .flower_internals import APP_FAILED, SUPERNODE_GONE, WORKER_DIED
 
     code, word = WORKER_DIED if lost["again"] else APP_FAILED, lost["error"]
-
+    note(word, "", 0)
     try:
         with runtime.task(lost["token"]) as task:
             if lost["metadata"] is None:
@@ -240,7 +258,8 @@ def _note_withdrawn(_number: int, _frame: FrameType | None) -> None:
 
 def run() -> NoReturn:
     """As :func:`main`, with whatever goes wrong written to the log; ends the process with its exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.INFO)
+    logging.getLogger().handlers[0].setFormatter(PlainLines("%(asctime)s %(name)s %(levelname)s %(message)s"))
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         ended_with = main()

@@ -1,10 +1,44 @@
 """The command line of a command: what it does not know is answered with the nearest word that it does."""
 
 import argparse
-from collections.abc import Iterable, Sequence
+import errno
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
+from mtmd_core.errors import ConfigurationError, MtmdError, RunFailedError
+from mtmd_core.processes import Interrupted
 from mtmd_core.words import nearest
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def exit_code_of(program: str, run: Callable[[], int]) -> int:
+    """Run a command; its exit code, and the one line on standard error that says why it is not 0.
+
+    A file or folder that cannot be read or written is something that a person must look at (code 2), unless the disk is full.
+    """
+    try:
+        return run()
+    except Interrupted as ended:
+        return _told(program, f"ended by {ended}", ended.exit_code)
+    except KeyboardInterrupt:
+        return _told(program, "ended by SIGINT", 130)
+    except MtmdError as error:
+        return _told(program, str(error), error.exit_code)
+    except OSError as error:
+        if error.filename is None:  # not about a path: nothing that a person could put right
+            raise
+        if error.errno in _FULL:
+            line = f"{error.filename}: {error.strerror}. Make space and give the same command again."
+            return _told(program, line, RunFailedError.exit_code)
+        line = f"{error.filename}: {error.strerror}. Give a place that this user may read and write, or see to its permissions."
+        return _told(program, line, ConfigurationError.exit_code)
+
+
+def _told(program: str, line: str, code: int) -> int:
+    print(f"{program}: {line}", file=sys.stderr)
+    return code
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -7,6 +7,7 @@ one key serves Flower and what stands in front of it. Body and path are not sign
 
 import binascii
 import hashlib
+import shlex
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -50,7 +51,9 @@ def load_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
         ConfigurationError: if the file holds no such key, or other users of the machine may read it.
     """
     if path.stat().st_mode & 0o077:
-        raise ConfigurationError(f"{path} may be read by other users of this machine: run `chmod 600 {path}`.")
+        raise ConfigurationError(
+            f"{path} may be read by other users of this machine: run `chmod 600 {shlex.quote(str(path))}`."
+        )
     try:
         key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):

@@ -14,6 +14,15 @@ RELEASES = (NO_RELEASE, "mean", "structure")
 """Scores that leave a site: none, a site's means, or one value per structure."""
 
 
+def without_control(text: str, kept: str = "") -> str:
+    r"""A text from the other side as terminals and logs may show it: a ``?`` for what is neither printable nor among ``kept``.
+
+    >>> without_control("\x1b[2Jhello\n")
+    '?[2Jhello?'
+    """
+    return "".join(c if c.isprintable() or c in kept else "?" for c in text)
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A clause that names the known word nearest to a misspelt one."""
     names = list(known)

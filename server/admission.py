@@ -145,7 +145,10 @@ def _entry_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.json")) if folder.is_dir() else []
 
 
-def _read(path: Path, remedy: str = "remove it, and admit that site again") -> Entry:
+_REMEDY = "put it back from a copy; without one, only if that site was not revoked, remove it and admit the site again"
+
+
+def _read(path: Path, remedy: str = _REMEDY) -> Entry:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return Entry(SiteCard(**content["card"]), content["admitted"], content["revoked"])

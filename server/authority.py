@@ -68,7 +68,7 @@ def require_certificates(state: Path) -> Certificates:
     """The certificates of a coordinator's folder, fit for use now.
 
     Raises:
-        ConfigurationError: if there are none, or the server's has expired.
+        ConfigurationError: if there are none, one is damaged or missing, or the server's has expired.
     """
     certificates = certificates_in(state)
     if not certificates.server.exists():
@@ -76,7 +76,17 @@ def require_certificates(state: Path) -> Certificates:
             f"{state} has no certificates: make them with `mtmd-server init --name HOST`, where HOST is what hospitals call "
             "this machine, or give --insecure for plain HTTP on loopback."
         )
-    until = load_certificate(certificates.server).not_valid_after_utc
+    try:
+        certificate = x509.load_pem_x509_certificate(certificates.server.read_bytes())
+        key = serialization.load_pem_private_key(certificates.server_key.read_bytes(), password=None)
+        if key.public_key() != certificate.public_key():
+            raise ValueError("the key is not that of the certificate")
+    except (FileNotFoundError, ValueError, TypeError) as error:
+        raise ConfigurationError(
+            f"{certificates.server} and {certificates.server_key.name} beside it cannot be used ({_in_short(error)}): make both "
+            "anew with `mtmd-server init --renew --name HOST`; hospitals need nothing new."
+        ) from None
+    until = certificate.not_valid_after_utc
     if until < datetime.now(UTC):
         raise ConfigurationError(
             f"the certificate {certificates.server} has expired on {until:%Y-%m-%d}: run `mtmd-server init --renew`; hospitals "
@@ -152,8 +162,22 @@ def names_in(certificate: x509.Certificate) -> list[str]:
 
 
 def load_certificate(path: Path) -> x509.Certificate:
-    """Read a certificate of ours."""
-    return x509.load_pem_x509_certificate(path.read_bytes())
+    """Read a certificate of ours.
+
+    Raises:
+        ConfigurationError: if the file is not there or damaged.
+    """
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigurationError(
+            f"{path} is no certificate ({_in_short(error)}): put it back from a copy. The server's own may also be made anew: "
+            "`mtmd-server init --renew --name HOST`, with every name by which hospitals reach this machine."
+        ) from None
+
+
+def _in_short(error: Exception) -> str:
+    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error).split(".")[0]
 
 
 def certificate_fingerprint(path: Path) -> str:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtmd_core.arguments import CommandParser
-from mtmd_core.errors import MtmdError, RunFailedError
+from mtmd_core.arguments import CommandParser, exit_code_of
+from mtmd_core.errors import RunFailedError
 from mtmd_core.page.best_effort import best_effort
 from mtmd_core.processes import Interrupted, exclusive, free_port, signals_as_exceptions
 
+from .admission import Admission
 from .admission_commands import admit, revoke, sites
 from .drill import drill
 from .finished import finished_run, set_aside, told
@@ -53,14 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = words[0] if words and words[0] in _COMMANDS else ""
-    try:
-        return _COMMANDS.get(command, _serve)(words[1:] if command else words)
-    except Interrupted as ended:
-        print(f"mtmd-server: ended by {ended}", file=sys.stderr)
-        return ended.exit_code
-    except MtmdError as error:
-        print(f"mtmd-server: {error}", file=sys.stderr)
-        return error.exit_code
+    return exit_code_of("mtmd-server", lambda: _COMMANDS.get(command, _serve)(words[1:] if command else words))
 
 
 def _serve(words: Sequence[str]) -> int:
@@ -219,6 +213,11 @@ def _beginning(settings: ServerSettings, given: Mapping[str, Any], kept: Path | 
         yield "there is no finished run to set aside; one that was stopped goes on"
     if line := differing(settings, given):
         yield line
+    if not settings.insecure and isinstance(settings.sites, Sequence):
+        admitted = Admission(settings.state).entries()
+        for name in settings.sites:
+            if name not in admitted:
+                yield f"{name} is not admitted here yet; those that are: {', '.join(admitted) or 'none'}"
     if settings.insecure:
         why = "--insecure" if given.get("insecure") else f"{settings.state / OWN_FILE} says 'insecure: true'"
         yield f"PLAIN HTTP, nothing is encrypted and nobody shows who they are, for trials only: {why}"

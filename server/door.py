@@ -2,8 +2,8 @@
 
 Flower serves everything on one port and asks for no credential when a run is submitted or a node registered, so its SuperLink
 listens on loopback and this stands in front. It hands on the calls of the Fleet API that a SuperNode makes, and answers
-everything else with 404. Each call must be signed by a key that is admitted at that moment. A site that is revoked is refused
-from its next call on; one that is admitted comes in without a restart.
+everything else with 404 or 405. Each call must be signed by a key that is admitted at that moment. A site that is revoked is
+refused from its next call on; one that is admitted comes in without a restart.
 
 ``python -m server.door STATE LISTEN PORT SUPERLINK_PORT`` runs it.
 """
@@ -12,6 +12,7 @@ import contextlib
 import logging
 import ssl
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -47,6 +48,8 @@ KNOCK = "admission"
 """A call of our own beside Flower's: a site asks whether it may come in, and which site it is."""
 LARGEST_BODY_BYTES = 32 * 2**20
 """Flower cuts arrays into pieces of 5 MiB."""
+LINES_A_MINUTE = 100
+"""Of the log."""
 UNAUTHORIZED = 401
 """What a SuperNode ends on, instead of trying again."""
 
@@ -130,7 +133,7 @@ class Door:
 
 
 def build_app(door: Door) -> Starlette:
-    """The ASGI application: two routes, and 404 for whatever else is asked."""
+    """The ASGI application: two routes, and 404 (405 where only the method is another) for whatever else is asked."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -142,11 +145,13 @@ def build_app(door: Door) -> Starlette:
         Route(FLEET_PATH + "{call}", door.call, methods=["POST"]),
     ]
     handlers = {CredentialError: _not_let_in, ConfigurationError: _unable, httpx.HTTPError: _unable}
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    app.router.redirect_slashes = False
+    return app
 
 
-def serve(state: Path, listen: str, port: int, superlink_port: int) -> None:
-    """Serve until SIGTERM."""
+def configured(state: Path, listen: str, port: int, superlink_port: int) -> uvicorn.Config:
+    """How to serve: the newest TLS alone, with the certificate of the coordinator's folder."""
     superlink = f"127.0.0.1:{superlink_port}"
     # trust_env: no proxy of this machine's environment stands between two programs of its own
     client = httpx.AsyncClient(base_url=f"http://{superlink}", timeout=60.0, trust_env=False)
@@ -161,13 +166,14 @@ def serve(state: Path, listen: str, port: int, superlink_port: int) -> None:
         ssl_certfile=certificates.server,
         ssl_keyfile=certificates.server_key,
         access_log=False,
+        log_config=None,
         server_header=False,
         log_level="warning",
         limit_concurrency=256,
     )
     config.load()
     config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
-    uvicorn.Server(config).run()
+    return config
 
 
 async def _not_let_in(request: Request, error: Exception) -> Response:
@@ -197,8 +203,35 @@ async def _read_body(request: Request) -> bytes | None:
     return bytes(body)
 
 
+class FewLines(logging.Filter):
+    """Lets so many records through in a minute: whoever reaches the port can cause lines, and must not fill the disk.
+
+    Args:
+        most: records a minute.
+        clock: seconds, of any beginning.
+    """
+
+    def __init__(self, most: int = LINES_A_MINUTE, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._most, self._clock = most, clock
+        self._minute, self._passed, self._dropped = -1, 0, 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is logged; the first one after others were not says how many these were."""
+        minute = int(self._clock() // 60)
+        if minute != self._minute:
+            if self._dropped:
+                record.msg, record.args = f"{record.getMessage()} (before it {self._dropped} lines were left out)", ()
+            self._minute, self._passed, self._dropped = minute, 0, 0
+        self._passed += 1
+        self._dropped += self._passed > self._most
+        return self._passed <= self._most
+
+
 if __name__ == "__main__":
     die_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.getLogger().handlers[0].addFilter(FewLines())
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    serve(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    # until SIGTERM
+    uvicorn.Server(configured(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))).run()

@@ -52,8 +52,8 @@ class RunDisplay:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """What a file that is replaced as a whole holds, or None if it is not there."""
+    """What a file that is replaced as a whole holds, or None if it is not there or damaged: whoever writes it makes it anew."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None

@@ -4,8 +4,10 @@ import socket
 import ssl
 import threading
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 from connect_proxy import ConnectProxy
 from enrolled import enroll_site, make_certificates
@@ -13,7 +15,7 @@ from enrolled import enroll_site, make_certificates
 from client.enroll import enroll
 from client.knock import knocker
 from client.settings import load_settings
-from mtmd_core.errors import ConfigurationError, UnreachableError
+from mtmd_core.errors import ConfigurationError, DataError, UnreachableError
 from mtmd_core.site_card import read_card
 from server.admission import Admission
 
@@ -60,6 +62,36 @@ def test_what_is_no_authority_is_refused_and_nothing_is_made(tmp_path: Path) -> 
         with pytest.raises(ConfigurationError, match=message):
             enroll(load_settings("ankle", given), given, file)
     assert not (tmp_path / "ankle").exists()
+
+
+def test_another_authority_is_said_aloud_and_a_folder_without_exams_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (make_certificates(tmp_path / name).authority for name in ("one", "other"))
+    said = []
+    for authority in (first, first, second):
+        enroll_site(tmp_path / "ankle", "ankle", "127.0.0.1:9", authority)
+        said.append("ANOTHER THAN BEFORE" in capsys.readouterr().out)
+    assert said == [False, False, True]
+    given = {"state": tmp_path / "knee", "server": "127.0.0.1:9", "data": tmp_path / "one"}
+    with pytest.raises(DataError, match=r"has no dataset\.json"):
+        enroll(load_settings("knee", given), given, first)
+    assert not (tmp_path / "knee").exists()
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"[]", b'{"site": "\\u001b[2J\\u001b[31mankle"}'])
+def test_an_answer_that_is_none_moves_no_terminal(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, _ = enroll_site(tmp_path / "ankle", "ankle", "127.0.0.1:9", make_certificates(tmp_path).authority)
+    answers = httpx.MockTransport(lambda request: httpx.Response(200, content=content))
+    monkeypatch.setattr("client.knock.httpx.Client", partial(httpx.Client, transport=answers))
+    knock = knocker(settings)
+    if b"site" not in content:
+        assert knock() is False
+        return
+    with pytest.raises(UnreachableError, match=r"knows this key as \?\[2J\?\[31mankle"):
+        knock()
 
 
 def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:

@@ -3,9 +3,13 @@
 import importlib
 import inspect
 import re
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 from typing import get_type_hints
 
 import flwr
+import httpx
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, Metadata, RecordDict
@@ -24,9 +28,11 @@ from flwr.supercore.interceptors import (
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
+from flwr.supercore.protobuf.client import ProtobufClient
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.superexec import run_superexec
 from flwr.supernode import start_client_internal as supernode_loop
+from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.runtime import run_clientapp
 
 from client import flower_internals
@@ -96,6 +102,31 @@ def test_a_worker_outwaits_a_message_that_comes_over_a_slow_line() -> None:
         get_object_tree(sent), pull, lambda object_id: None, return_type=ConfigRecord, initial_backoff=0, backoff_cap=0
     )
     assert received == sent
+
+
+def test_no_answer_leads_a_site_to_another_address() -> None:
+    """The client by which a SuperNode calls the server, and a worker its SuperNode."""
+    called: list[str] = []
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            called.append(self.path)
+            self.send_response(307)
+            self.send_header("location", f"http://localhost:{self.server.server_port}/elsewhere")
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_words: object) -> None:
+            """Nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        runtime = flower_internals.Runtime(f"127.0.0.1:{server.server_port}", b"secret")
+        with closing(runtime), pytest.raises(httpx.HTTPStatusError, match="307"):
+            runtime.claim()
+        server.shutdown()
+    assert len(called) == 1
+    assert issubclass(FleetHttpClient, ProtobufClient)
 
 
 def test_the_supernodes_waits_are_the_ones_that_are_shortened() -> None:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from client.ledger import Ledger, verify
 from client.outbox import ForbiddenError, Outbox
+from mtmd_core.durable import read_json_lines
 from mtmd_core.evaluation import SiteScores
 from mtmd_core.minimum import LOCAL, MINIMUM, Minimum
 from mtmd_core.networks.att_unet import AttUNet
@@ -188,3 +189,14 @@ def test_what_tells_too_much_of_few_children_does_not_leave(arrays, minimum, rea
     with pytest.raises(ForbiddenError, match=reason):
         Outbox("structure", ledger, minimum).trained(RECEIPT, COUNTS, Contribution("shared", {}), PARTITION, arrays)
     assert noted(ledger) == []
+
+
+def test_the_word_of_a_failure_is_noted_and_leaves_from_a_full_disk_too(ledger, caplog):
+    outbox = Outbox("none", ledger)
+    outbox.note_failure("plan_refused", "run_1", 3)
+    (line,) = read_json_lines(ledger.path)
+    assert (line["record"], line["run"], line["round"], line["value"]) == ("failure", "run_1", 3, "plan_refused")
+    ledger.path.unlink()
+    ledger.path.mkdir()  # as good as a disk that takes nothing
+    outbox.note_failure("disk", "", 0)
+    assert "without a line in the ledger" in caplog.text

@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from volumes import oblique_affine, write_nifti
 
 from client.command import main
@@ -13,6 +14,7 @@ from mtmd_core.config import NetworkConfig
 from mtmd_core.models import ModelCard, SiteCard, load_model, save_model
 from mtmd_core.networks.build import build_network
 from mtmd_core.strategies import LabelSpace
+from mtmd_core.tensor_files import save_tensors
 
 
 @pytest.fixture
@@ -123,8 +125,15 @@ def test_a_model_that_was_altered_is_refused(
     content = bytearray(model.read_bytes())
     content[-5] ^= 1
     model.write_bytes(content)
-    assert predict(tmp_path, model, exams) == 1
+    assert predict(tmp_path, model, exams) == 2
     assert "checksum" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_the_server_is_no_model(tmp_path: Path, exams: Path, capsys: pytest.CaptureFixture) -> None:
+    chosen = tmp_path / "chosen.safetensors"
+    save_tensors(chosen, {"encoder.weight": torch.zeros(2)}, {"round": 3})
+    assert predict(tmp_path, chosen, exams) == 2
+    assert "Give a site's results/model.safetensors with -m" in capsys.readouterr().err
 
 
 def test_predictions_never_replace_the_image(tmp_path: Path, model: Path, exams: Path) -> None:

@@ -64,6 +64,19 @@ def test_a_budget_allows_what_fits_and_remembers_it(tmp_path: Path):
     }  # fmt: skip
 
 
+def test_what_went_without_noise_counts_too(tmp_path: Path):
+    path = tmp_path / "privacy.json"
+    PrivacyBudget(path=path).spend(0.0)
+    later = PrivacyBudget(10.0, 1e-5, 50.0, path)
+    assert later.epsilon() == math.inf
+    assert not later.allows(10.0)
+    assert later.facts() is None  # nothing was said to be private
+    later.spend(10.0)
+    assert later.facts() == {
+        "releases": 2, "delta": 1e-5, "epsilon": None, "reason": "1 of them went without noise, so that there is no bound",
+    }  # fmt: skip
+
+
 @pytest.fixture
 def no_accountant(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where ``mtmd[privacy]`` is not installed."""

@@ -4,7 +4,7 @@ from asked import PLAN, shared
 from tiny_sites import own_settings, write_sites
 
 from client.site import open_site
-from client.site_state import DiskState, MemoryState, SiteState
+from client.site_state import KEPT_RUNS, DiskState, MemoryState, SiteState
 from mtmd_core.errors import ConfigurationError
 
 
@@ -123,6 +123,17 @@ def test_forgetting_removes_files(disk):
         "000010.optimiser.safetensors",
         "000010.private.safetensors",
     ]
+
+
+def test_neither_rounds_that_run_backwards_nor_ever_new_runs_fill_the_disk(disk):
+    for round_ in range(90, 20, -10):
+        disk.save("a", round_, private(round_), optimiser(round_))
+        disk.forget("a", {round_}, best_round=0)
+    kept = sorted({int(path.name[:6]) for path in (disk.folder / "a").iterdir()})
+    assert kept == [30, 60, 70, 80, 90]  # the one in hand, and the last ones, which it must not undo
+    for number in range(2 * KEPT_RUNS):
+        disk.save(f"run_{number}", 1, private(1), optimiser(1))
+    assert {folder.name for folder in disk.folder.iterdir()} == {f"run_{n}" for n in range(KEPT_RUNS, 2 * KEPT_RUNS)}
 
 
 def test_of_a_finished_run_what_further_rounds_would_need_is_forgotten_when_another_begins(disk):

@@ -1,6 +1,7 @@
 """The worker against a SuperNode's own Runtime API and state, served in this process; only the server is left out."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from local_supernode import NODE_ID, SECRET, SuperNode, serving
 
 from client.flower_internals import APP_FAILED, SUPERNODE_GONE, WORKER_DIED, Runtime, metadata_of
 from client.settings import SiteSettings, to_plain
-from client.worker import answer, report_lost, serve, steps_told
+from client.worker import PlainLines, answer, report_lost, serve, steps_told
 from mtmd_core.wire import PLAN
 
 
@@ -74,9 +75,11 @@ def test_the_text_of_an_exception_stays_at_the_site(
     def fail(message: Message) -> Message:
         raise ValueError("exam of Jane Doe in /data/clinic")
 
-    supernode.receive()
+    supernode.receive(content=RecordDict({PLAN: ConfigRecord({"run": "run_1", "round": 4})}))
     events, tell = heard()
-    answer(runtime, runtime.claim(), app_that(fail), tell)
+    noted: list[tuple[str, str, int]] = []
+    answer(runtime, runtime.claim(), app_that(fail), tell, lambda *words: noted.append(words))
+    assert noted == [("unexpected", "run_1", 4)]
     (reply,) = supernode.replies()
     assert (reply.error.code, reply.error.reason) == (APP_FAILED, "unexpected")
     assert supernode.outcomes() == [("finished", "failed", "unexpected")]
@@ -91,6 +94,11 @@ def test_what_a_message_calls_itself_cannot_rewrite_a_terminal(supernode: SuperN
     answer(runtime, runtime.claim(), app_that(doubled), tell)
     assert [event["group"] for event in events] == ["?", "?"]
     assert events[0]["run"] == "?"
+
+
+def test_no_line_of_the_log_can_rewrite_a_terminal() -> None:
+    record = logging.makeLogRecord({"msg": "strategy %s", "args": ("\x1b[2J\x1b[31mowned",), "levelname": "INFO"})
+    assert PlainLines("%(levelname)s %(message)s").format(record) == "INFO strategy ?[2J?[31mowned"
 
 
 def test_work_is_given_only_to_those_who_know_the_secret(supernode: SuperNode) -> None:

@@ -66,3 +66,20 @@ def test_an_expired_certificate_is_named_with_what_to_do(tmp_path: Path) -> None
     issue_server_certificate(certificates, [], long_ago)
     with pytest.raises(ConfigurationError, match=r"has expired.*--renew"):
         require_certificates(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["no certificate", "another key", "no key"])
+def test_a_certificate_that_cannot_be_used_is_named_and_made_anew(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    certificates, other = make_certificates(tmp_path), make_certificates(tmp_path / "other")
+    if damage == "no certificate":
+        certificates.server.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    elif damage == "another key":
+        certificates.server_key.write_bytes(other.server_key.read_bytes())
+    else:
+        certificates.server_key.unlink()
+    with pytest.raises(ConfigurationError, match=r"server.key beside it cannot be used .*--renew --name HOST"):
+        require_certificates(tmp_path)
+    assert main(["init", "--renew", "--name", "federation.hospital.org", "--state", str(tmp_path)]) == 0
+    assert names_in(load_certificate(require_certificates(tmp_path).server))[0] == "federation.hospital.org"

@@ -1,12 +1,16 @@
 """The open port: what it hands on, what it answers with 404, and whom it refuses with which words."""
 
 import asyncio
+import contextlib
+import logging
+import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
+from enrolled import make_certificates
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, PushMessagesRequest
 from flwr.proto.message_pb2 import Message, Metadata
 from flwr.proto.node_pb2 import Node
@@ -14,7 +18,8 @@ from flwr.proto.node_pb2 import Node
 from mtmd_core.credentials import new_private_key, public_pem, signed_headers
 from mtmd_core.site_card import SiteCard
 from server.admission import Admission, Entry
-from server.door import LARGEST_BODY_BYTES, Door, build_app
+from server.authority import certificates_in
+from server.door import LARGEST_BODY_BYTES, Door, FewLines, build_app, configured
 from server.flower_internals import MEDIA_TYPE
 
 KEY = new_private_key()
@@ -71,7 +76,7 @@ def test_a_call_of_an_admitted_site_is_handed_on_and_answered(port: OpenPort) ->
     [
         "/", "/health", "/docs", "/v1/control/start-run", "/v1/control/register-node", "/v1/runtime/pull-task-input",
         "/v1/fleet/register-node", "/v1/fleet/unregister-node", "/v1/fleet/", "/v1/fleet/../control/start-run",
-        "/v1/fleet/..%2Fcontrol%2Fstart-run", "/v1/fleet/pull-messages/x", "//v1/control/start-run",
+        "/v1/fleet/..%2Fcontrol%2Fstart-run", "/v1/fleet/admission/", "/v1/fleet/pull-messages/x", "//v1/control/start-run",
     ],
 )  # fmt: skip
 def test_everything_else_is_not_there_even_for_an_admitted_site(path: str, port: OpenPort) -> None:
@@ -94,6 +99,41 @@ def test_who_is_not_admitted_is_refused_with_the_reason(port: OpenPort) -> None:
         assert answer.status_code == 401
         assert reason in answer.json()["detail"].replace("399 s", "400 s").replace("59 s", "60 s")
     assert port.reached == []
+
+
+def test_nothing_older_than_tls_1_3_is_spoken(tmp_path: Path) -> None:
+    make_certificates(tmp_path)
+    listening = configured(tmp_path, "127.0.0.1", 0, 9).ssl
+    calling = ssl.create_default_context(cafile=str(certificates_in(tmp_path).authority))
+    assert _shake_hands(calling, listening) == "TLSv1.3"
+    calling.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(ssl.SSLError, match=r"(?i)protocol"):
+        _shake_hands(calling, listening)
+
+
+def _shake_hands(calling: ssl.SSLContext, listening: ssl.SSLContext) -> str | None:
+    """The version on which two sides in this process agree."""
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = [
+        calling.wrap_bio(back, there, server_hostname="127.0.0.1"),
+        listening.wrap_bio(there, back, server_side=True),
+    ]
+    for _ in range(3):
+        for side in sides:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    return sides[0].version()
+
+
+def test_who_knocks_at_random_cannot_fill_the_disk_with_the_log() -> None:
+    now = 0.0
+    few = FewLines(2, lambda: now)
+    records = [logging.makeLogRecord({"msg": "refused, from %s", "args": (place,)}) for place in range(6)]
+    assert [few.filter(record) for record in records[:4]] == [True, True, False, False]
+    now = 61.0
+    assert [few.filter(record) for record in records[4:]] == [True, True]
+    said = [record.getMessage() for record in records[4:]]
+    assert said == ["refused, from 4 (before it 2 lines were left out)", "refused, from 5"]
 
 
 def test_a_revoked_site_is_refused_from_its_next_call_on_and_comes_in_again_when_admitted(port: OpenPort) -> None:
