@@ -139,6 +139,11 @@ def known_words(schema: type = RunConfig, prefix: str = "") -> list[str]:
     return words
 
 
+def named_words(overrides: Sequence[str]) -> set[str]:
+    """The words that overrides set, however they are written (``++word=value``)."""
+    return {override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))}
+
+
 def _check_words(overrides: Sequence[str]) -> None:
     groups = {"network": NETWORKS, "experiment": EXPERIMENTS}
     known = known_words()

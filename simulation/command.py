@@ -1,10 +1,13 @@
 """``mtmd-simulate``: runs on one machine, centralised or federated; without arguments, the demo; ``report``: pages on runs."""
 
 import contextlib
+import errno
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -14,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from mtmd_core.arguments import exit_code_of
 from mtmd_core.config import RunConfig
 from mtmd_core.config_checks import checked
 from mtmd_core.config_files import compose, save_config
@@ -32,32 +36,36 @@ def main() -> None:
     """Check the words of the command line, then let Hydra run the job or jobs; ``report`` writes a page instead."""
     if len(sys.argv) == 1:
         sys.argv.append(DEMO)
-    try:
-        if sys.argv[1] == REPORT:
-            from .report import main as report
+    is_report = sys.argv[1] == REPORT
+    if code := exit_code_of("mtmd-simulate", _report if is_report else _check_command_line):
+        sys.exit(code)
+    if not is_report:
+        _run_with_hydra()
 
-            report(sys.argv[2:])
-            return
-        _check_command_line(sys.argv[1:])
-    except ConfigurationError as error:
-        print(f"mtmd-simulate: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    _run_with_hydra()
+
+def _report() -> int:
+    from .report import main as report
+
+    report(sys.argv[2:])
+    return 0
 
 
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name=CONFIG_NAME)
 def _run_with_hydra(composed: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
-    try:
+
+    def job() -> int:
         config, words = checked(OmegaConf.to_object(composed)), HydraConfig.get().overrides.task
-        simulate(config, folder, Console(soft_wrap=True, highlight=False), list(words))
-    except MtmdError as error:
-        print(f"mtmd-simulate: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print(f"mtmd-simulate: stopped; what was written is in {folder}", file=sys.stderr)
-        _report_unfinished(folder)
-        sys.exit(130)
+        try:
+            simulate(config, folder, Console(soft_wrap=True, highlight=False), list(words))
+        except KeyboardInterrupt:
+            print(f"mtmd-simulate: what was written is in {folder}", file=sys.stderr)
+            _report_unfinished(folder)
+            raise
+        return 0
+
+    if code := exit_code_of("mtmd-simulate", job):
+        sys.exit(code)
 
 
 def _report_unfinished(folder: Path) -> None:
@@ -96,7 +104,7 @@ def _simulate(config: RunConfig, folder: Path, console: Console, words: Sequence
     be_deterministic(config.training.deterministic)
     study = STUDIES.get(config.experiment)
     if study is None:
-        config.sites = config.sites or make_phantoms(config, console)
+        config = checked(replace(config, sites=config.sites or make_phantoms(config, console)))
         sites = load_sites(config)
         if config.experiment is None:
             return run(config, sites, folder, console)
@@ -118,17 +126,32 @@ def _simulate(config: RunConfig, folder: Path, console: Console, words: Sequence
     return summary
 
 
-def _check_command_line(arguments: Sequence[str]) -> None:
-    """Compose once before Hydra does, so that a misspelt word is answered with the nearest right one."""
+def _check_command_line() -> int:
+    """Do before Hydra what it answers with a traceback: compose once, so that a misspelt word is answered with the nearest right
+    one, and make the folder that the run is to be in.
+    """
+    arguments = sys.argv[1:]
     words = [word for word in arguments if "=" in word and not word.startswith("-")]
     strays = [word for word in arguments if "=" not in word and not word.startswith(("-", "~"))]
     if any(flag in arguments for flag in ("--help", "-h", "--hydra-help", "--version")):
-        return
+        return 0
     if strays and not any(word.startswith("-") for word in arguments):
         raise ConfigurationError(f"'{strays[0]}' is no setting; settings are written word=value, for example fold=1.")
     if "-m" in arguments or "--multirun" in arguments:
         words = _first_of_each_sweep(words)
     compose(CONFIG_NAME, [word for word in words if not word.startswith("hydra.")])
+    _make_folder(words)
+    return 0
+
+
+def _make_folder(words: Sequence[str]) -> None:
+    """Raise OSError where the run's folder cannot be; one whose name Hydra has yet to work out is not made."""
+    given = [value for word in words for name, _, value in [word.partition("=")] if name == "hydra.run.dir"]
+    folder = Path(given[-1].strip("'\"")).expanduser() if given else Path("outputs")
+    if "$" not in str(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
 def _first_of_each_sweep(words: Sequence[str]) -> list[str]:

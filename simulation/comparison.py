@@ -41,7 +41,7 @@ class Method:
         means = {}
         for fold, scores in self.folds.items():
             values = [scores[site]["dice"] for site in sites]
-            means[fold] = None if None in values else 100 * sum(values) / len(values)
+            means[fold] = None if not values or None in values else 100 * sum(values) / len(values)
         return means
 
     def over_folds(self, site: str, metric: str) -> tuple[float, float]:

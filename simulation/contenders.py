@@ -77,7 +77,7 @@ def compare(contenders: Sequence[Contender]) -> dict[str, Any]:
         "methods": [_method(each) for each in contenders],
         "differences": [line for each in contenders for line in _differences(each, reference_of(each, contenders))],
         "slice_statistics": [line for each in contenders for line in _slices(each, reference_of(each, contenders))],
-        "curves": {each.title: _curve(each) for each in contenders},
+        "curves": {each.title: curve(each) for each in contenders},
         "similarities": [line for each in contenders for line in _similarities(each)],
     }
 
@@ -237,14 +237,15 @@ def _mean(values: Sequence[float] | None) -> float | None:
     return round(sum(values) / len(values), 6) if values else None
 
 
-def _curve(contender: Contender) -> list[tuple[float, float]]:
-    """Steps that a site has been trained for, and the mean validation Dice over sites and folds then."""
-    known: dict[float, list[float]] = {}
-    for _, content in contender.runs.values():
-        for steps, dice in validation_curve(content.get("round_metrics", [])):
-            known.setdefault(steps, []).append(dice)
-    most = max(map(len, known.values()), default=0)
-    return [(steps, sum(found) / len(found)) for steps, found in sorted(known.items()) if len(found) == most]
+def curve(contender: Contender) -> list[tuple[float, float]]:
+    """Steps that a site has been trained for, and the validation Dice then: validation by validation, means over sites and folds.
+
+    What not as many folds have reached as the first validation is left out.
+    """
+    curves = [validation_curve(content.get("round_metrics", [])) for _, content in contender.runs.values()]
+    begun = [curve for curve in curves if curve]
+    reached = zip(*begun, strict=False)
+    return [tuple(sum(values) / len(begun) for values in zip(*points, strict=True)) for points in reached]
 
 
 def validation_curve(lines: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:

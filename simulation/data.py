@@ -1,5 +1,6 @@
 """The sites of a simulated run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -50,16 +51,21 @@ def make_phantoms(config: RunConfig, console: Console) -> dict[str, str]:
         place = Path(next(iter(folders.values()))).parent
         with in_turn(place):  # of the commands that begin together one makes them, the others wait for it
             if not _are_made(folders):
-                _make_phantoms(config.phantoms, place, console)
+                missing = [joint for joint, folder in folders.items() if not _is_made(folder)]
+                _make_phantoms(config.phantoms, missing, place, console)
     return folders
 
 
 def _are_made(folders: dict[str, str]) -> bool:
-    return all((Path(folder) / "dataset.json").is_file() for folder in folders.values())
+    return all(map(_is_made, folders.values()))
 
 
-def _make_phantoms(wanted: PhantomConfig, place: Path, console: Console) -> None:
-    exams = dict.fromkeys(JOINT_NAMES, wanted.exams)
+def _is_made(folder: str) -> bool:
+    return (Path(folder) / "dataset.json").is_file()
+
+
+def _make_phantoms(wanted: PhantomConfig, joints: Sequence[str], place: Path, console: Console) -> None:
+    exams = dict.fromkeys(joints, wanted.exams)
     console.print(f"no sites are given: making {wanted.exams} phantom exams a joint in {place}", markup=False)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("phantom joints", total=sum(exams.values()))

@@ -1,6 +1,5 @@
 """The runs that a folder holds, read without knowing how they were asked for."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from mtmd_core.config_files import load_config
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.scores import dice_of_exams
 
-from .runs import CONFIG, SUMMARY
+from .runs import CONFIG, SUMMARY, read_summary
 from .study import RunKey
 
 
@@ -55,8 +54,7 @@ def find_runs(folder: Path) -> FoundRuns:
         config = load_config(place / CONFIG)
         key = RunKey(config.network.name, config.strategy, config.fold)
         if (place / SUMMARY).is_file():
-            summary = json.loads((place / SUMMARY).read_text(encoding="utf-8"))
-            finished.append(FoundRun(key, _title(folder, place, config), config, place, summary))
+            finished.append(FoundRun(key, _title(folder, place, config), config, place, read_summary(place)))
         else:
             unfinished.append(key)
     if not finished:

@@ -12,7 +12,7 @@ from mtmd_core.config import FederationConfig, RunConfig, ServerOptimiserConfig,
 from mtmd_core.config_checks import checked
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.federation_checks import share_of_batch
-from mtmd_core.strategies import Contrast, strategy_named
+from mtmd_core.strategies import Contrast, Sharing, strategy_named
 from mtmd_core.update_encoding import INT8
 from mtmd_core.words import NO_RELEASE, check_one_of
 
@@ -100,8 +100,15 @@ def plan_ladder(config: RunConfig, folder: Path) -> list[PlannedRun]:
     """The runs of all rungs, fold by fold, so that a ladder that is stopped early has compared all rungs in some folds.
 
     Raises:
-        ConfigurationError: if rungs would not see the same images or validate as often, or a run cannot be as it is asked for.
+        ConfigurationError: if rungs would not see the same images or validate as often, a strategy shares nothing, or a run
+            cannot be as it is asked for.
     """
+    for name in config.study.strategies:
+        if strategy_named(name).sharing is Sharing.NOTHING:
+            raise ConfigurationError(
+                f"study.strategies has {name}, under which nothing is shared: leave it out. Of experiment=ladder the rung "
+                f"`{LOCAL}` is that, with as many images a site as all others see."
+            )
     _check_same_images(config.federation)
     _check_steps(config)
     network = config.network.name

@@ -1,6 +1,5 @@
 """``mtmd-simulate report``, and the page that every run, study and experiment ends with: ``report.html`` in its folder."""
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -21,9 +20,8 @@ from .contenders_page import contenders_page
 from .experiment_page import experiment_page
 from .found_runs import name_in_study, run_folders
 from .run_page import REPORT, run_page, told_by
+from .runs import CONFIG, SUMMARY, read_summary
 from .study import strategies_of
-
-CONFIG, SUMMARY = "config.yaml", "summary.json"
 
 
 def main(words: Sequence[str]) -> None:
@@ -58,14 +56,19 @@ def report(folders: Sequence[Path], output: Path | None = None) -> Path:
     finished, so nothing but the run itself writes it there.
 
     Raises:
-        ConfigurationError: if a folder holds no run, or ``output`` is missing where there are several folders.
+        ConfigurationError: if a folder holds no run, ``output`` is a run's own, or it is missing where there are several folders.
     """
     if len(folders) > 1:
         content, page_of, place = side_by_side(folders), contenders_page, output
     else:
-        content, page_of = content_of(folders[0])
+        content, page_of = content_of(folders[0], beside=output)
         place = folders[0]
     if output is not None:
+        if (output / CONFIG).is_file():
+            raise ConfigurationError(
+                f"{output} is the folder of a run or of a study, whose own results must stay: give another one with --output, or "
+                "leave that out for the page of this one alone."
+            )
         write_json(output / SUMMARY, content)
     elif place is None:
         raise ConfigurationError("several folders share one page: say with --output where it goes.")
@@ -81,19 +84,22 @@ def write_report(folder: Path, summary: Mapping[str, Any], console: Console) -> 
     return content
 
 
-def content_of(folder: Path, summary: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
+def content_of(
+    folder: Path, summary: Mapping[str, Any] | None = None, beside: Path | None = None
+) -> tuple[dict[str, Any], Any]:
     """What a folder's page shows, and the function that makes it a page: of a run, a study, or another experiment.
 
     Args:
         folder: with a ``config.yaml``.
         summary: of the run or experiment; by default what ``summary.json`` holds, if it is there.
+        beside: where the page goes, whose links begin there; by default ``folder``.
 
     Raises:
         ConfigurationError: if the folder holds no run.
     """
     config = _config(folder)
     if summary is None and (folder / SUMMARY).is_file():
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        summary = read_summary(folder)
     if config.experiment is None:
         return told_by(folder) | (summary or {}), run_page
     content = {"title": config.experiment, "interrupted": summary is None}
@@ -103,7 +109,7 @@ def content_of(folder: Path, summary: Mapping[str, Any] | None = None) -> tuple[
         return content, experiment_page
     contents = {place: content_of(place)[0] for place in runs}
     account: dict[str, Any] = compare(_contenders(contents))
-    account["accounts"] = _accounts(folder, contents)
+    account["accounts"] = _accounts(folder, contents, beside or folder)
     account["data"] = next((each["data"] for each in contents.values() if "data" in each), {})
     if config.experiment == "demo" or "failures" in content or content["interrupted"]:
         return content | account, contenders_page
@@ -117,7 +123,7 @@ def side_by_side(folders: Sequence[Path]) -> dict[str, Any]:
         ConfigurationError: if a folder holds no run.
     """
     contents = {}
-    for folder in folders:
+    for folder in {folder.resolve(): folder for folder in folders}.values():
         _config(folder)
         for place in run_folders(folder):
             contents[place] = content_of(place)[0]
@@ -205,14 +211,14 @@ def _below(methods: Sequence[tuple[Mapping[str, Any], Path]], parts: slice) -> l
     return ["/".join(place.relative_to(common).parts[parts]) for place in places]
 
 
-def _accounts(folder: Path, contents: Mapping[Path, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Runs of a study or an experiment, by the names that its summary gives them, with the way to each one's page."""
+def _accounts(folder: Path, contents: Mapping[Path, Mapping[str, Any]], beside: Path) -> dict[str, dict[str, Any]]:
+    """Runs of a study or an experiment by the names that its summary gives them, with the way from ``beside`` to its page."""
     accounts = {}
     for place, content in contents.items():
         relative = place.relative_to(folder)
         method = name_in_study(place)
         name = f"{content['network']} {method} fold {content['fold']}" if method else str(relative)
-        page = str(relative / REPORT) if (place / REPORT).is_file() else None
+        page = os.path.relpath(place / REPORT, beside) if (place / REPORT).is_file() else None
         accounts[name] = _account(content) | {"folder": str(place), "page": page}
     return accounts
 

@@ -55,7 +55,8 @@ def run(config: RunConfig, sites: dict[str, SiteData], folder: Path, console: Co
     with RunDisplay(steps, console, on_scores=watch.keep) as display:
         summary, scores = train(config, sites, folder, display)
     watch.keep()
-    facts = {"seconds": watch.seconds, "encoder_weights": config.network.encoder_weights, "images": images}
+    facts = {"mode": config.mode, "strategy": config.strategy, "seconds": watch.seconds, "images": images}
+    facts["encoder_weights"] = config.network.encoder_weights
     summary = facts | summary
     write_json(folder / SLICE_SCORES, {site: own.slices for site, own in scores.items()})
     with best_effort("the run's page"):
@@ -85,7 +86,21 @@ def finished_summary(config: RunConfig, folder: Path) -> dict | None:
         )
     if not (folder / SUMMARY).is_file():
         return None
-    return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    return read_summary(folder)
+
+
+def read_summary(folder: Path) -> dict:
+    """What a finished run or experiment left.
+
+    Raises:
+        ConfigurationError: if the file is damaged.
+    """
+    try:
+        return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{folder / SUMMARY} is damaged ({error}): remove it, and give the words of {folder / CONFIG} again to make it anew."
+        ) from None
 
 
 def say_changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -26,7 +26,7 @@ from mtmd_core.strategies import TRANSFERS
 
 from .data import load_sites, make_phantoms
 from .run_exams import check_exams, noted_exams
-from .runs import CONFIG, finished_summary
+from .runs import CONFIG, SUMMARY, finished_summary
 from .worker import RunProcess
 
 CHOSEN_BY = {
@@ -116,6 +116,8 @@ def carry_out(planned: Sequence[PlannedRun], config: RunConfig, folder: Path, co
     pending = [run for run in planned if run.key not in summaries]
     _check_exams(planned, summaries)
     save_config(config, folder / CONFIG)
+    if pending:
+        (folder / SUMMARY).unlink(missing_ok=True)  # of fewer runs; until it is written anew, the study is not finished
     jobs = config.study.jobs
     already = f", {len(summaries)} of them already finished" if summaries else ""
     threads = planned[0].config.threads

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mtmd_core.config import RunConfig
+from mtmd_core.config_files import named_words
 from mtmd_core.data.dataset import load_dataset, load_image
 from mtmd_core.data.identity import voxel_digest
 from mtmd_core.errors import ConfigurationError
@@ -28,7 +29,7 @@ def unseen_exams(config: RunConfig, words: Sequence[str], runs: Sequence[FoundRu
     """
     sites = config.sites
     if not sites:
-        scale = config.phantoms.scale if any(word.startswith("phantoms.scale=") for word in words) else _scale(runs)
+        scale = config.phantoms.scale if "phantoms.scale" in named_words(words) else _scale(runs)
         sites = make_phantoms(replace(config, phantoms=replace(config.phantoms, scale=scale)), console)
     given = {
         digest: f"{site}'s {exam}"

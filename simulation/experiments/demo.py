@@ -13,6 +13,7 @@ from mtmd_core.devices import choose_device
 from mtmd_core.inference import predict_probabilities
 from mtmd_core.models import load_model
 
+from ..data import phantom_folders
 from ..pictures import LabelledSlice, draw_contours, fullest_slice, upright
 from ..runs import run
 
@@ -34,7 +35,7 @@ def run_demo(config: RunConfig, sites: dict[str, SiteData], folder: Path, consol
         summaries[title] = run(variant, sites, folders[title], console)
     picture = folder / "predictions.png"
     draw_contours(_rows(config, sites, folders), picture)
-    _print_comparison(summaries, console)
+    _print_comparison(summaries, "phantom joints" if config.sites == phantom_folders(config) else None, console)
     console.print(f"picture of predictions: {picture}", markup=False)
     caption = "Of each site's test exam the slice with the most structure: outlines of ground truth and predictions"
     return {
@@ -62,8 +63,8 @@ def _rows(config: RunConfig, sites: dict[str, SiteData], folders: dict[str, Path
     return rows
 
 
-def _print_comparison(summaries: dict[str, dict], console: Console) -> None:
-    table = Table("Dice on the test exam of", *summaries, title="phantom joints")
+def _print_comparison(summaries: dict[str, dict], title: str | None, console: Console) -> None:
+    table = Table("Dice on the test exam of", *summaries, title=title)
     sites = next(iter(summaries.values()))["sites"]
     for site in sites:
         table.add_row(site, *(f"{s['sites'][site]['foreground_mean']['dice']:.3f}" for s in summaries.values()))

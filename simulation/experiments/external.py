@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from mtmd_core.config import RunConfig
-from mtmd_core.config_files import save_config
+from mtmd_core.config_files import named_words, save_config
 from mtmd_core.data.site_data import SiteData, load_site
 from mtmd_core.durable import write_csv, write_json
 from mtmd_core.errors import ConfigurationError
@@ -39,6 +39,8 @@ from ..runs import CONFIG
 from ..trained import segmentation_cards, segmentation_networks
 from ..unseen import unseen_exams
 
+NOT_CHOSEN = {"fold", "strategy", "mode", "study.networks", "study.strategies", "study.folds", "study.rungs"}
+"""Words of other experiments that choose runs."""
 WIDE = 100
 """Columns of a terminal that the whole table needs."""
 
@@ -56,6 +58,11 @@ def run_external(config: RunConfig, words: Sequence[str], folder: Path, console:
             scored: of unknown sites, with other structures, or seen by a run. Nothing has been scored by then.
         DataError: for exams that cannot be used.
     """
+    if left := named_words(words) & NOT_CHOSEN:
+        raise ConfigurationError(
+            f"experiment=external scores every run of study.folder, whatever {min(left)}= says: leave it out, or give the folder "
+            "of one run."
+        )
     runs = _runs(config, console)
     _check_sites(config.sites, runs)
     given, config = config, replace(config, sites=unseen_exams(config, words, runs, console))

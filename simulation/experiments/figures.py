@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mtmd_core.config import RunConfig
-from mtmd_core.config_files import save_config
+from mtmd_core.config_files import named_words, save_config
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError
@@ -40,13 +40,20 @@ def run_figures(config: RunConfig, words: Sequence[str], folder: Path, console: 
     and ``attention.png``, and puts them into the page of ``study.folder`` too. Says which runs were begun and are not finished.
 
     Raises:
-        ConfigurationError: without a folder, if it holds no finished run of these, or if a run's exams have changed.
+        ConfigurationError: without a folder, if it holds no finished run of these, if runs that stand side by side see other
+            slices, or if a run's exams have changed.
     """
     finished, unfinished = runs_asked_for(config, console)
     source, wanted = Path(config.study.folder), _wanted(finished, config)
     captions: dict[str, str] = {}
+    if "study.folds" in named_words(words) or "fold" in named_words(words):
+        raise ConfigurationError(
+            "experiment=figures draws every fold that is finished: leave fold= and study.folds= out."
+        )
     networks = dict.fromkeys(run.key.network for run in wanted)
     by_network = {network: [run for run in wanted if run.key.network == network] for network in networks}
+    for network, own in by_network.items():
+        _check_one_cut(network, own)
     sites = {network: load_sites(replace(own[0].config, fold=0)) for network, own in by_network.items()}
     for run in wanted:
         check_exams(sites[run.key.network], run.folder)
@@ -73,6 +80,17 @@ def run_figures(config: RunConfig, words: Sequence[str], folder: Path, console: 
     }
 
 
+def _check_one_cut(network: str, runs: Sequence[FoundRun]) -> None:
+    """That all runs of a network see the same slices: they are drawn side by side."""
+    cuts = {(run.config.data.slice_size, run.config.data.slice_axis): run for run in runs}
+    if len(cuts) > 1:
+        (size, axis), (other_size, other_axis) = list(cuts)[:2]
+        raise ConfigurationError(
+            f"the runs with {network} see other slices: data.slice_size {size} and {other_size}, data.slice_axis {axis} and "
+            f"{other_axis}. Give the folders of each one by one with study.folder=."
+        )
+
+
 def _put_into_page(source: Path, folder: Path, captions: Mapping[str, str]) -> None:
     """Copy the pictures into ``figures/`` of the runs that they show, and write that folder's page anew."""
     from ..report import report  # which knows every experiment
@@ -80,7 +98,8 @@ def _put_into_page(source: Path, folder: Path, captions: Mapping[str, str]) -> N
     place = source / FOLDER
     place.mkdir(exist_ok=True)
     for name in captions:
-        shutil.copyfile(folder / name, place / name)
+        if not (place / name).exists() or not (place / name).samefile(folder / name):
+            shutil.copyfile(folder / name, place / name)
     write_json(place / CAPTIONS, known_captions(place) | dict(captions))
     report([source])
 
@@ -89,7 +108,11 @@ def _wanted(found: Sequence[FoundRun], config: RunConfig) -> list[FoundRun]:
     """The found runs in the order of the study's networks and strategies, then of folds."""
     sites = {site for run in found for site in run.config.sites}
     networks, strategies = config.study.networks, strategies_of(config.study, sites)
-    wanted = [run for run in found if run.key.network in networks and run.key.strategy in strategies]
+    wanted = [
+        replace(run, config=replace(run.config, device=config.device))
+        for run in found
+        if run.key.network in networks and run.key.strategy in strategies
+    ]
     if not wanted:
         raise ConfigurationError(
             f"{config.study.folder} has finished runs ({', '.join(map(str, found[:5]))}), but none of "

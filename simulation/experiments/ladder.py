@@ -8,7 +8,9 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from mtmd_core.config import RunConfig
+from mtmd_core.config_files import named_words
 from mtmd_core.durable import read_json_lines, write_csv
+from mtmd_core.errors import ConfigurationError
 from mtmd_core.page.rounds import totals
 
 from ..comparison import (
@@ -26,6 +28,17 @@ from ..ladder import LOCAL, Rung, plan_ladder, rungs_of
 from ..ladder_plot import draw_ladder
 from ..study import Outcome, carry_out
 
+CHOSEN_BY_RUNGS = {
+    "fold": "study.folds=[…]",
+    "mode": "which rungs are wanted with study.rungs=[…]",
+    "strategy": "study.strategies=[…]",
+    "study.networks": "network=, for all rungs have the same",
+    "federation.rounds": "training.steps= and study.local_steps=[…]",
+    "federation.local_steps": "study.local_steps=[…]",
+    "federation.autoencoder_rounds": "autoencoder.steps= and study.local_steps=[…]",
+    "federation.validate_every_rounds": "training.validate_every_steps=",
+}
+"""Words of one run → what says the same of a ladder's."""
 MEGABYTE = 1e6
 WIDE = 110
 """Columns of a terminal that the whole table needs."""
@@ -38,7 +51,13 @@ def run_ladder(config: RunConfig, words: Sequence[str], folder: Path, console: C
     over folds); the paired differences of the mean Dice to its twin (the pooled run of the same strategy; for a variant, the rung
     without it) and to local training, with 95 % confidence intervals (Student's t over folds); megabytes of all sites together in
     both directions, auto-encoder included; and seconds.
+
+    Raises:
+        ConfigurationError: for words that rungs choose for themselves, and if runs cannot be as they are asked for.
     """
+    for word, instead in CHOSEN_BY_RUNGS.items():
+        if word in named_words(words):
+            raise ConfigurationError(f"experiment=ladder makes several runs: instead of {word}=, say {instead}.")
     given, config = config, replace(config, sites=config.sites or make_phantoms(config, console))
     outcome = carry_out(plan_ladder(config, folder), given, folder, console)
     methods = {rung: _method(rung, outcome, config) for rung in rungs_of(config)}

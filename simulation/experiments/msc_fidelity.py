@@ -31,7 +31,7 @@ from mtmd_core.prototype_summary import summarise
 from mtmd_core.prototypes import Prototype, without_spread
 from mtmd_core.recent_embeddings import RecentEmbeddings
 from mtmd_core.site_contrast import HALF_LIFE
-from mtmd_core.strategies import strategy_named
+from mtmd_core.strategies import Contrast, strategy_named
 from mtmd_core.training import build_optimiser, train
 
 from ..centralised import contrast_term, placed
@@ -102,6 +102,11 @@ class Trial:
     """One network in training on the sites of one dataset."""
 
     def __init__(self, config: RunConfig, sites: Mapping[str, SiteData]) -> None:
+        contrast = strategy_named(config.strategy).contrast
+        if contrast is Contrast.NONE:
+            raise ConfigurationError(
+                f"strategy={config.strategy} has no contrast whose gradient could be looked at: give dsl_msc, or leave it out."
+            )
         self.pool = Pool(config, sites)
         self.recipe = self.pool.recipe(config.training, config.seed)
         self.steps = self.pool.steps(config.training)
@@ -112,7 +117,7 @@ class Trial:
                 "training.steps= or fewer federation.local_steps=."
             )
         self.temperature = config.loss.temperature
-        self.term = contrast_term(config, strategy_named(config.strategy).contrast)
+        self.term = contrast_term(config, contrast)
         self.network = placed(build_network(config.network, self.pool.classes, config.seed), config)
         self.optimiser = build_optimiser(self.network, self.recipe.learning_rate)
         self.step = 0

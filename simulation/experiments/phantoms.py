@@ -18,10 +18,12 @@ from mtmd_core.data.orientation import ExamGrid
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.data.slices import cut_image, normalise, slice_grid
 from mtmd_core.devices import choose_device
+from mtmd_core.errors import ConfigurationError
 from mtmd_core.inference import predict_exam
 from mtmd_core.metrics import score_exam
 from mtmd_core.models import ModelCard, load_model
 
+from ..data import phantom_folders
 from ..phantom.exam import JOINT_NAMES, make_exam
 from ..runs import run
 
@@ -33,7 +35,14 @@ def run_phantoms(config: RunConfig, sites: dict[str, SiteData], folder: Path, co
     """Train, then score each joint's network on fresh children under each scanner's contrast.
 
     Returns ``dice``: joint → scanner → mean Dice over structures and children; ``drop``: the same, lost against its own.
+
+    Raises:
+        ConfigurationError: for another strategy than individual, or other sites than the phantom joints.
     """
+    if config.strategy != "individual" or config.sites != phantom_folders(config):
+        raise ConfigurationError(
+            "experiment=phantoms trains one network a phantom joint, each by itself: leave strategy= and sites= out."
+        )
     summary = run(replace(config, experiment=None), sites, folder / "individual", console)
     dice: dict[str, dict[str, float]] = {}
     for joint in JOINT_NAMES:

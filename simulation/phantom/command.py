@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mtmd_core.errors import ConfigurationError, MtmdError
+from mtmd_core.arguments import exit_code_of
+from mtmd_core.errors import ConfigurationError
 
 from .datasets import write_datasets
 from .exam import JOINT_NAMES
@@ -17,14 +18,14 @@ PAPER_EXAMS = {"ankle": 20, "knee": 17, "shoulder": 15}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code (0 done, 1 the run failed, 2 unusable arguments)."""
+    """Run the command; returns its exit code (0 done, 1 the run failed, 2 unusable arguments, 130 ended by Ctrl-C)."""
     arguments = _parser().parse_args(argv)
-    try:
-        exams = parse_exams(arguments.exams) if arguments.exams else PAPER_EXAMS
-        folders = _write_with_progress(arguments, exams)
-    except MtmdError as error:
-        print(f"mtmd-phantom: {error}", file=sys.stderr)
-        return error.exit_code
+    return exit_code_of("mtmd-phantom", lambda: _write(arguments))
+
+
+def _write(arguments: argparse.Namespace) -> int:
+    exams = parse_exams(arguments.exams) if arguments.exams else PAPER_EXAMS
+    folders = _write_with_progress(arguments, exams)
     for joint, folder in folders.items():
         print(f"{joint}: {exams[joint]} exams in {folder.resolve()}")
     return 0
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--exams",
         nargs="+",
+        action="extend",
         metavar="JOINT=COUNT",
         help="how many exams of which joints (default, as in the paper: ankle=20 knee=17 shoulder=15)",
     )

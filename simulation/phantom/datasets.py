@@ -1,9 +1,12 @@
 """Writes phantom exams as nnU-Net raw folders, one a joint, the same bytes for the same seed."""
 
+import contextlib
 import gzip
 import json
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -144,15 +147,35 @@ def _carry_out(orders: list[_Order], workers: int) -> Iterator[tuple[_Order, dic
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(orders)), context) as pool:
         try:
-            futures = {pool.submit(_make_and_write, order): order for order in orders}
+            with _ignored_by_children(signal.SIGINT):  # Ctrl-C reaches all of them, and it is this process that answers
+                futures = {pool.submit(_make_and_write, order): order for order in orders}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
             raise RunFailedError(
                 "a worker died before its exam was done, most likely for want of memory; use fewer workers"
             ) from error
+        except KeyboardInterrupt:
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _ignored_by_children(number: signal.Signals) -> Iterator[None]:
+    """Have processes that are started here ignore a signal from their first instruction on."""
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # which alone may say what signals do, and receives them
+        yield
+        return
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def _make_and_write(order: _Order) -> dict:

@@ -58,6 +58,12 @@ def run_words(folders: dict[str, Path], *more: str) -> list[str]:
     return [*RUN, f"sites={{{sites}}}", *more]
 
 
+def ladder_words(folders: dict[str, Path], *more: str) -> list[str]:
+    """As :func:`run_words`, without what the rungs of a ladder choose for themselves."""
+    own = ("federation.rounds=", "federation.local_steps=")
+    return [word for word in run_words(folders, *more) if not word.startswith(own)]
+
+
 def _ball_exam(random: np.random.Generator, structures: int, slices: int) -> tuple[np.ndarray, np.ndarray]:
     grid = np.stack(np.meshgrid(np.arange(20), np.arange(24), np.arange(slices), indexing="ij"), axis=-1)
     labels = np.zeros((20, 24, slices), np.uint8)

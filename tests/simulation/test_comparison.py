@@ -83,6 +83,11 @@ def test_undefined_values_and_methods_without_runs_leave_cells_empty() -> None:
     print_comparison([broken, Method("att_unet", "shared", "none", ("ankle",), {})], Console(quiet=True))
 
 
+def test_a_method_that_is_tested_on_no_site_has_no_mean() -> None:
+    nowhere = Method("att_unet", "transfer_knee", "none", (), {0: {}})
+    assert nowhere.dice(nowhere.sites) == {0: None}
+
+
 def test_the_papers_figures_stand_beside_like_only() -> None:
     assert row([INDIVIDUAL, DSL], "dsl", "ankle")["paper_dice_mean"] == 90.6
     assert row([INDIVIDUAL, DSL], "dsl", "hip")["paper_dice_mean"] is None

@@ -123,6 +123,12 @@ def test_methods_are_scored_on_the_other_exams(place: Path, tmp_path: Path) -> N
     check_page(page, json.loads((tmp_path / "summary.json").read_text(encoding="utf-8")))
 
 
+def test_words_that_would_choose_runs_are_refused(place: Path, tmp_path: Path) -> None:
+    words = words_of(place, None, "++study.folds=[0]")
+    with pytest.raises(ConfigurationError, match=r"every run of study\.folder, whatever study\.folds= says"):
+        simulate(compose("simulate", words), tmp_path, Console(quiet=True), words)
+
+
 def test_a_run_that_is_not_tested_on_any_of_the_sites_is_left_out(place: Path, tmp_path: Path) -> None:
     words = words_of(place, f"knee: '{place / 'others/knee'}'")
     summary = simulate(compose("simulate", words), tmp_path, Console(quiet=True), words)

@@ -61,6 +61,28 @@ def test_pictures_of_what_is_finished(study: Path, tmp_path: Path) -> None:
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in summary["pictures"])
 
 
+def test_runs_that_see_other_slices_are_not_drawn_side_by_side(study: Path, tmp_path: Path) -> None:
+    shutil.copytree(study / "runs", tmp_path / "study" / "runs")
+    path = tmp_path / "study/runs/att_unet/dsl_mjap/fold_0" / CONFIG
+    path.write_text(path.read_text().replace("slice_size: 16", "slice_size: 32"))
+    words = ["experiment=figures", f"study.folder='{tmp_path / 'study'}'"]
+    with pytest.raises(ConfigurationError, match=r"see other slices: data\.slice_size 16 and 32"):
+        simulate(compose("simulate", words), tmp_path / "out", Console(quiet=True), words)
+    with pytest.raises(ConfigurationError, match="every fold that is finished"):
+        simulate(compose("simulate", [*words, "fold=1"]), tmp_path / "out", Console(quiet=True), [*words, "fold=1"])
+
+
+def test_pictures_are_drawn_where_this_command_says(study: Path, tmp_path: Path) -> None:
+    """Runs of a machine with a graphics card, on one without; into the folder that their page takes its pictures from."""
+    shutil.copytree(study / "runs", tmp_path / "runs")
+    for path in tmp_path.glob(f"runs/*/*/fold_0/{CONFIG}"):
+        path.write_text(path.read_text().replace("device: auto", "device: cuda"))
+    words = ["experiment=figures", f"study.folder='{tmp_path}'", "device=cpu"]
+    summary = simulate(compose("simulate", words), tmp_path / "figures", Console(quiet=True), words)
+    assert "attention.png" in summary["pictures"]
+    assert "attention.png" in json.loads((tmp_path / "figures" / "captions.json").read_text())
+
+
 def test_pictures_are_on_the_page_of_the_runs_that_they_show(study: Path, tmp_path: Path) -> None:
     """Of a federated run by itself."""
     run_folder = shutil.copytree(study / "runs/att_unet/shared_mjap/fold_0", tmp_path / "federated")

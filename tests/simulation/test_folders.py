@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from finished_runs import finish
 from rich.console import Console
-from tiny_sites import run_words, write_sites
+from tiny_sites import ladder_words, run_words, write_sites
 
 from mtmd_core.config_files import compose, load_config, save_config
 from mtmd_core.durable import write_json
@@ -88,7 +88,7 @@ def test_no_run_and_no_other_experiment_replaces_an_experiment(tmp_path: Path) -
 def test_a_ladder_of_other_words_leaves_the_configuration_of_the_first(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    words = run_words(folders, *LADDER)
+    words = ladder_words(folders, *LADDER)
     for run in plan_ladder(compose("simulate", words), tmp_path):
         finish(run)
     assert do(words, tmp_path)["failures"] == {}

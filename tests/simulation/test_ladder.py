@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from finished_runs import finish
 from rich.console import Console
-from tiny_sites import run_words, write_sites
+from tiny_sites import ladder_words, write_sites
 
 from mtmd_core.config import RunConfig, ServerOptimiserConfig
 from mtmd_core.config_files import compose, decisive_words
@@ -35,12 +35,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return write_sites(tmp_path_factory.mktemp("sites"))
 
 
-def ladder_words(folders: dict[str, Path], *more: str) -> list[str]:
-    return [*run_words(folders), *LADDER, *more]
-
-
 def ladder_config(folders: dict[str, Path], *more: str) -> RunConfig:
-    return compose("simulate", ladder_words(folders, *more))
+    return compose("simulate", ladder_words(folders, *LADDER, *more))
 
 
 def test_every_rung_takes_as_many_steps_on_as_many_images(folders, tmp_path):
@@ -123,7 +119,7 @@ def test_rungs_that_would_not_be_alike_are_refused(word, text, folders, tmp_path
 
 
 def test_the_table_holds_each_rung_against_its_twin_and_local_training(folders, tmp_path):
-    words = ladder_words(folders)
+    words = ladder_words(folders, *LADDER)
     planned = plan_ladder(compose("simulate", words), tmp_path)
     for run in planned:
         better = {"local": 0.40, "dsl_2": 0.50, "dsl_pooled": 0.55, "dsl_msc_2_int8": 0.31}.get(run.key.rung.name, 0.30)
@@ -156,3 +152,16 @@ def test_the_table_holds_each_rung_against_its_twin_and_local_training(folders, 
     assert rows["local"]["minus_local"] == ""
     assert "−4.0" in text or "-4.0" in text
     assert (tmp_path / "ladder.png").stat().st_size > 10_000
+
+
+def test_words_that_rungs_choose_for_themselves_are_refused(folders, tmp_path):
+    for word in ("fold=1", "federation.rounds=3", "++federation.local_steps=2", "strategy=dsl_msc"):
+        words = [*ladder_words(folders, *LADDER), word]
+        with pytest.raises(ConfigurationError, match=r"instead of .*=, say (study|training)\."):
+            simulate(compose("simulate", words), tmp_path / "out", Console(quiet=True), words)
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_sites_alone_are_no_strategy_of_a_ladder(folders, tmp_path):
+    with pytest.raises(ConfigurationError, match=r"has individual, under which nothing is shared.*`local`"):
+        plan_ladder(ladder_config(folders, "study.strategies=[individual,dsl]"), tmp_path)

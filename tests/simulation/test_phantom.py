@@ -320,6 +320,11 @@ def test_scale_changes_the_matrix_and_not_the_field_of_view() -> None:
     np.testing.assert_allclose(centre[0], centre[1], atol=1e-9)
 
 
+def test_the_smallest_matrix_can_be_made_of_every_child() -> None:
+    """Spare cells of the soft tissue's lattice reach further than those of finer ones there."""
+    assert make_exam("knee", 0, 4, 0.05).labels.max() == 4
+
+
 def test_another_site_s_contrast_keeps_the_geometry_and_turns_the_contrast_round() -> None:
     own = small_exam("ankle")
     other = make_exam("ankle", seed=0, index=0, shape=SMALL, site_contrast="shoulder")

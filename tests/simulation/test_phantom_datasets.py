@@ -103,10 +103,11 @@ def test_an_interrupted_run_is_finished_and_a_finished_one_is_kept(written: Path
 
 
 def test_the_command_writes_and_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path), "--exams", "ankle=1", "--seed", "4", "--scale", "0.05", "--workers", "1"]) == 0
+    words = ["--exams", "ankle=1", "--exams", "shoulder=1", "--seed", "4", "--scale", "0.05", "--workers", "1"]
+    assert main([str(tmp_path), *words]) == 0
     printed = capsys.readouterr()
-    assert printed.out == f"ankle: 1 exams in {tmp_path / 'ankle'}\n"
-    assert printed.err == "ankle 1/1\n"
+    assert printed.out.splitlines() == [f"{joint}: 1 exams in {tmp_path / joint}" for joint in ("ankle", "shoulder")]
+    assert printed.err == "ankle 1/1\nshoulder 1/1\n"
     assert (tmp_path / "ankle" / "dataset.json").exists()
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from tiny_sites import run_words, write_sites
 from mtmd_core.config_files import compose, save_config
 from mtmd_core.errors import ConfigurationError
 from simulation.command import simulate
-from simulation.contenders import validation_curve
+from simulation.contenders import Contender, curve, validation_curve
+from simulation.progress import VALIDATION_DICE
 from simulation.report import report
 from simulation.study import compose_network, plan_runs
 
@@ -191,6 +193,36 @@ def test_a_site_that_a_method_is_not_tested_on_has_a_dash(tmp_path: Path) -> Non
     assert "±" not in page.partition("<main>")[2].partition("Mean ± sample")[0]
 
 
+def test_a_page_elsewhere_leaves_results_alone_and_finds_the_runs_pages(runs: dict[str, Path], tmp_path: Path) -> None:
+    before = (runs["federated"] / "summary.json").read_bytes()
+    for folders in ([runs["federated"]], list(runs.values())):
+        with pytest.raises(ConfigurationError, match="whose own results must stay"):
+            report(folders, runs["federated"])
+    assert (runs["federated"] / "summary.json").read_bytes() == before
+    study = tmp_path / "study"
+    for place, mode in enumerate(runs):
+        shutil.copytree(runs[mode], study / f"runs/att_unet/dsl_{place}/fold_0")
+    save_config(compose("simulate", ["experiment=study"]), study / "config.yaml")
+    report([study], tmp_path / "elsewhere")
+    page = (tmp_path / "elsewhere" / "report.html").read_text(encoding="utf-8")
+    links = [link for link in re.findall('href="([^"#]+)"', page) if link.endswith(".html")]
+    assert links
+    assert all((tmp_path / "elsewhere" / link).is_file() for link in links)
+
+
+def test_one_folder_under_two_names_is_one_method(runs: dict[str, Path], tmp_path: Path) -> None:
+    same = runs["federated"] / ".." / runs["federated"].name
+    summary = report([runs["federated"], same], tmp_path).with_name("summary.json")
+    assert len(json.loads(summary.read_text(encoding="utf-8"))["methods"]) == 1
+
+
+def test_a_damaged_summary_is_named(runs: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(runs["federated"], tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text("{")
+    with pytest.raises(ConfigurationError, match=r"run/summary\.json is damaged .* remove it"):
+        report([tmp_path / "run"])
+
+
 def test_pictures_in_a_folder_are_on_its_page_with_their_captions(runs: dict[str, Path], tmp_path: Path) -> None:
     copy = shutil.copytree(runs["federated"], tmp_path / "run")
     (copy / "figures").mkdir()
@@ -212,3 +244,14 @@ def test_validation_of_a_federation_is_drawn_over_steps_and_only_where_all_sites
     lines += [{"round": 2, "site": s, "steps": 5, "validated_round": 1, dice: d} for s, d in (("a", 0.2), ("b", 0.4))]
     lines += [{"round": 3, "site": "a", "steps": 5, "validated_round": 2, dice: 0.9}]
     assert validation_curve(lines) == [(5, pytest.approx(0.3))]
+
+
+def test_folds_whose_rounds_are_of_unlike_length_are_one_curve() -> None:
+    def run(steps: int, dice: Sequence[float]) -> tuple[Path, dict]:
+        lines = [
+            {"site": "knee", "round": n, "step": steps * n, VALIDATION_DICE: value} for n, value in enumerate(dice, 1)
+        ]
+        return Path(), {"round_metrics": lines}
+
+    contender = Contender("dsl", {0: run(10, (0.2, 0.4, 0.5)), 1: run(14, (0.4, 0.8)), 2: (Path(), {})})
+    assert curve(contender) == [(12, pytest.approx(0.3)), (24, pytest.approx(0.6))]

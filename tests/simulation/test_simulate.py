@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shutil
 import threading
 from pathlib import Path
 
@@ -159,6 +161,41 @@ def test_without_sites_phantom_joints_are_made_once(phantom_cache: Path) -> None
     assert len(stamps) == 3 * 3 * 2
     assert make_phantoms(config, Console(quiet=True)) == folders
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_a_phantom_joint_that_is_missing_is_made_beside_the_others(phantom_cache: Path, tmp_path: Path) -> None:
+    words = ("phantoms.exams=3", "phantoms.scale=0.06", f"data.cache_dir='{phantom_cache}'")
+    before = make_phantoms(compose("simulate", [*words]), Console(quiet=True))
+    place = Path(before["knee"]).parent
+    shutil.copytree(place, tmp_path / "phantoms" / place.name)
+    shutil.rmtree(tmp_path / "phantoms" / place.name / "knee")
+    config = compose("simulate", [*words[:2], f"data.cache_dir='{tmp_path / 'slices'}'"])
+    after = make_phantoms(config, Console(quiet=True))
+    for joint, folder in after.items():
+        for path in Path(folder).rglob("*.nii.gz"):
+            assert path.read_bytes() == (Path(before[joint]) / path.relative_to(folder)).read_bytes()
+    assert len(list(Path(after["knee"]).rglob("*.nii.gz"))) == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("mode=centralised", "strategy=transfer_hip"), "takes the site 'hip', which is none of ankle, knee, shoulder"),
+        (("experiment=demo", "training.batch_size=8"), "training.batch_size is 8"),
+        (("experiment=demo", "training.batch_size=2"), "training.batch_size is 2"),
+        (("experiment=phantoms", "strategy=dsl"), "leave strategy= and sites= out"),
+        (("experiment=msc_fidelity", "strategy=dsl"), "has no contrast whose gradient"),
+    ],
+)
+def test_what_cannot_be_done_with_phantoms_is_said_before_anything_is_trained(
+    words: tuple[str, ...], text: str, phantom_cache: Path, tmp_path: Path
+) -> None:
+    config = compose(
+        "simulate", ["phantoms.exams=3", "phantoms.scale=0.06", f"data.cache_dir='{phantom_cache}'", *words]
+    )
+    with pytest.raises(ConfigurationError, match=re.escape(text)):
+        simulate(config, tmp_path / "out", Console(quiet=True), words)
+    assert not list((tmp_path / "out").rglob("round_metrics.jsonl"))
 
 
 def test_of_two_commands_that_want_the_same_phantoms_one_makes_them(tmp_path: Path) -> None:

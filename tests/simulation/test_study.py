@@ -17,6 +17,7 @@ from tiny_sites import run_words, write_sites
 
 from mtmd_core.config import NETWORKS
 from mtmd_core.config_files import compose
+from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError, DataError, RunFailedError
 from mtmd_core.processes import descendants, exclusive
 from simulation.command import simulate
@@ -113,6 +114,7 @@ def test_a_run_that_fails_does_not_take_the_others_along(folders: dict[str, Path
 def test_an_interrupt_ends_the_workers_at_once(folders: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = study_words(folders, out, "training.steps=1000000", f"hydra.run.dir='{out}'")
+    write_json(out / "summary.json", {"rows": []})  # of the study when it had fewer runs
     heed = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's background jobs ignore it
     )
@@ -124,8 +126,13 @@ def test_an_interrupt_ends_the_workers_at_once(folders: dict[str, Path], tmp_pat
             errors = study.communicate(timeout=60)[1]
         finally:
             study.kill()
-    assert (study.returncode, errors.count("\n")) == (130, 2)  # where the files are, and the page on what was reached
-    assert f"stopped; what was written is in {out}" in errors
+    assert (study.returncode, errors.count("\n")) == (
+        130,
+        3,
+    )  # where files and the page on what was reached are, and why it ended
+    assert f"what was written is in {out}" in errors
+    assert errors.endswith("mtmd-simulate: ended by SIGINT\n")
+    assert not (out / "summary.json").exists()  # which would say that the study is finished
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
 
 
