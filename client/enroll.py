@@ -1,5 +1,6 @@
 """``mtmd-client enroll``: the site's own key, made on site, and the authority that vouches for the server."""
 
+import contextlib
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
@@ -42,7 +43,7 @@ def enroll(settings: SiteSettings, given: Mapping[str, Any], authority: Path, ne
         raise ConfigurationError(f"{own_file} says 'insecure: true': take that line out, and enrol again.")
     if line := differing(settings, given):
         raise ConfigurationError(f"{own_file} keeps something else ({line}): change it there first, and enrol again.")
-    if settings.data is not None:
+    if given.get("data") is not None:
         require_data_folder(settings)
     with exclusive(settings.state, "mtmd-client"):
         aside = _set_aside(settings.key_file) if new_key and settings.key_file.exists() else None
@@ -80,8 +81,11 @@ def _set_aside(key: Path) -> Path:
 
 def _another_than(before: bytes | None, certificate: x509.Certificate) -> str:
     """A line where the authority that was trusted before is another than the one that is now."""
-    if before is None or before == certificate.public_bytes(Encoding.PEM):
+    if before is None:
         return ""
+    with contextlib.suppress(ValueError):  # one that is damaged is another
+        if x509.load_pem_x509_certificate(before) == certificate:
+            return ""
     return "             IT IS ANOTHER THAN BEFORE: until now this site trusted an authority with another fingerprint\n"
 
 

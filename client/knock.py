@@ -59,6 +59,8 @@ def knocker(settings: SiteSettings) -> Knock:
             if (fault := _certificate_fault(error)) is not None:
                 raise UnreachableError(_wrong_server(settings, fault)) from None
             return False
+        except httpx.RequestError:  # an answer that nobody can read
+            return False
         if answer.status_code == httpx.codes.UNAUTHORIZED:
             reason = _said(answer, "detail") or "no reason was given."
             raise UnreachableError(f"the server at {settings.server} does not let {settings.site} in: {reason}")
@@ -104,5 +106,5 @@ def _said(answer: httpx.Response, word: str) -> str | None:
     """What an answer says under a word, as terminals may show it; None if it says nothing."""
     try:
         return without_control(str(answer.json()[word]))[:_LONGEST_WORD]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None

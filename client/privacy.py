@@ -156,6 +156,6 @@ def _read(path: Path) -> Counter[float]:
         )
     except (OSError, ValueError, TypeError) as error:
         raise DataError(
-            f"{path} should say how many noised prototypes were released, and cannot be read ({error}): put back a copy of it, "
-            "or start with other exams; without it, what was released before would be forgotten."
+            f"{path} should say how many prototypes were released with which noise, and cannot be read ({error}): put back a "
+            "copy of it, or start with other exams; without it, what was released before would be forgotten."
         ) from None

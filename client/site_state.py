@@ -16,6 +16,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from mtmd_core.config import AUTOENCODER
 from mtmd_core.data.identity import ExamRecord
 from mtmd_core.durable import write_json, write_text
 from mtmd_core.errors import ConfigurationError
@@ -26,7 +27,9 @@ log = logging.getLogger(__name__)
 _FINISHED = "finished"
 """In a run's folder: no round of it will come."""
 KEPT_RUNS = 8
-"""Of how many runs a site's disk remembers something; a run with an auto-encoder counts twice."""
+"""Of how many runs a site's disk remembers something, that of their auto-encoders with them."""
+_PHASE = f"-{AUTOENCODER}"
+"""How the name of the run ends that trains a run's auto-encoder."""
 KEPT_LATER = 4
 """Rounds after the one in hand that are kept, the last ones; a run that goes back leaves three."""
 
@@ -250,10 +253,23 @@ class DiskState:
                 path.unlink(missing_ok=True)
 
     def _forget_oldest(self, run: str) -> None:
-        """All of the runs to which nothing was added for longest, so that no number of runs fills the disk."""
-        others = [folder for folder in self.folder.glob("*") if folder.is_dir() and folder != self._folder(run)]
-        for folder in sorted(others, key=lambda folder: folder.stat().st_mtime_ns, reverse=True)[KEPT_RUNS - 1 :]:
-            shutil.rmtree(folder, ignore_errors=True)
+        """All of too many runs, so that none fills the disk: of finished ones first, then of those that rest longest."""
+        runs: dict[str, list[Path]] = {}
+        for folder in self.folder.glob("*"):
+            if folder.is_dir():
+                runs.setdefault(folder.name.removesuffix(_PHASE), []).append(folder)
+        runs.pop(run.removesuffix(_PHASE), None)
+
+        def worth(name: str) -> tuple[bool, int]:
+            folders = runs[name]
+            finished = any((folder / _FINISHED).exists() for folder in folders)
+            return not finished, max(folder.stat().st_mtime_ns for folder in folders)
+
+        for name in sorted(runs, key=worth, reverse=True)[KEPT_RUNS - 1 :]:
+            if worth(name)[0]:
+                log.warning("run %s, which is not finished, is forgotten: %d others went on since", name, KEPT_RUNS)
+            for folder in runs[name]:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _rounds(self, run: str) -> list[int]:
         return [int(path.name.split(".")[0]) for path in self._folder(run).glob("[0-9]*.private.safetensors")]

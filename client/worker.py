@@ -54,7 +54,8 @@ class PlainLines(logging.Formatter):
     """Lines of a log in which nothing from the other side can move a terminal's cursor."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """As :class:`logging.Formatter` does it, without control characters."""
+        """As :class:`logging.Formatter` does it, without control characters; a message takes one line."""
+        record.msg, record.args = without_control(record.getMessage(), kept="\t"), ()
         return without_control(super().format(record), kept="\n\t")
 
 

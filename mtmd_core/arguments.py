@@ -11,12 +11,18 @@ from mtmd_core.processes import Interrupted
 from mtmd_core.words import nearest
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_OUT_OF_PLACE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+)
+"""What a person must look at before the command can work; all else may pass by itself."""
 
 
 def exit_code_of(program: str, run: Callable[[], int]) -> int:
     """Run a command; its exit code, and the one line on standard error that says why it is not 0.
 
-    A file or folder that cannot be read or written is something that a person must look at (code 2), unless the disk is full.
+    A file or folder that this user cannot have is something that a person must look at (code 2). A full disk is none (code 1).
+    Whatever else the system reports is not known here: its traceback is shown.
     """
     try:
         return run()
@@ -27,11 +33,11 @@ def exit_code_of(program: str, run: Callable[[], int]) -> int:
     except MtmdError as error:
         return _told(program, str(error), error.exit_code)
     except OSError as error:
-        if error.filename is None:  # not about a path: nothing that a person could put right
-            raise
-        if error.errno in _FULL:
-            line = f"{error.filename}: {error.strerror}. Make space and give the same command again."
+        if error.errno in _FULL:  # what was being written is not always said
+            line = f"{error.filename or 'the disk'}: {error.strerror}. Make space and give the same command again."
             return _told(program, line, RunFailedError.exit_code)
+        if error.errno not in _OUT_OF_PLACE or error.filename is None:
+            raise
         line = f"{error.filename}: {error.strerror}. Give a place that this user may read and write, or see to its permissions."
         return _told(program, line, ConfigurationError.exit_code)
 

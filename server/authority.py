@@ -71,7 +71,7 @@ def require_certificates(state: Path) -> Certificates:
         ConfigurationError: if there are none, one is damaged or missing, or the server's has expired.
     """
     certificates = certificates_in(state)
-    if not certificates.server.exists():
+    if not certificates.server.exists() and not certificates.authority.exists():
         raise ConfigurationError(
             f"{state} has no certificates: make them with `mtmd-server init --name HOST`, where HOST is what hospitals call "
             "this machine, or give --insecure for plain HTTP on loopback."
@@ -127,7 +127,13 @@ def issue_server_certificate(certificates: Certificates, names: Iterable[str], n
     if not certificates.authority_key.exists():
         raise ConfigurationError(f"{certificates.folder} holds no authority that could sign; run `mtmd-server init`.")
     authority = load_certificate(certificates.authority)
-    authority_key = serialization.load_pem_private_key(certificates.authority_key.read_bytes(), password=None)
+    try:
+        authority_key = serialization.load_pem_private_key(certificates.authority_key.read_bytes(), password=None)
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(
+            f"{certificates.authority_key} is no private key ({_in_short(error)}): put it back from a copy; without one, "
+            "begin another federation in another --state folder."
+        ) from None
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mtmd-server")])
     days = min(SERVER_DAYS, (authority.not_valid_after_utc - now).days)
@@ -171,9 +177,15 @@ def load_certificate(path: Path) -> x509.Certificate:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except (FileNotFoundError, ValueError) as error:
         raise ConfigurationError(
-            f"{path} is no certificate ({_in_short(error)}): put it back from a copy. The server's own may also be made anew: "
-            "`mtmd-server init --renew --name HOST`, with every name by which hospitals reach this machine."
+            f"{path} is no certificate ({_in_short(error)}): put it back from a copy. {_without(path)}"
         ) from None
+
+
+def _without(path: Path) -> str:
+    """What to do where there is no copy."""
+    if path == certificates_in(path.parent.parent).authority:
+        return "Hospitals have one too: it is what they were handed."
+    return "Without one, make it anew with `mtmd-server init --renew --name HOST`, with every name that hospitals call it by."
 
 
 def _in_short(error: Exception) -> str:

@@ -214,10 +214,12 @@ def _beginning(settings: ServerSettings, given: Mapping[str, Any], kept: Path | 
     if line := differing(settings, given):
         yield line
     if not settings.insecure and isinstance(settings.sites, Sequence):
-        admitted = Admission(settings.state).entries()
+        entries = Admission(settings.state).entries()
+        admitted = [name for name, entry in entries.items() if entry.revoked is None]
         for name in settings.sites:
             if name not in admitted:
-                yield f"{name} is not admitted here yet; those that are: {', '.join(admitted) or 'none'}"
+                how = "revoked" if name in entries else "not admitted here yet"
+                yield f"{name} is {how}; those that are admitted: {', '.join(admitted) or 'none'}"
     if settings.insecure:
         why = "--insecure" if given.get("insecure") else f"{settings.state / OWN_FILE} says 'insecure: true'"
         yield f"PLAIN HTTP, nothing is encrypted and nobody shows who they are, for trials only: {why}"

@@ -49,11 +49,14 @@ KNOCK = "admission"
 LARGEST_BODY_BYTES = 32 * 2**20
 """Flower cuts arrays into pieces of 5 MiB."""
 LINES_A_MINUTE = 100
-"""Of the log."""
+"""Of the log that strangers can cause."""
 UNAUTHORIZED = 401
 """What a SuperNode ends on, instead of trying again."""
 
 log = logging.getLogger("mtmd.door")
+refusals = logging.getLogger("mtmd.door.refused")
+STRANGERS = (refusals.name, "uvicorn.error")
+"""Whose lines anybody can cause who reaches the port."""
 
 
 @dataclass
@@ -177,7 +180,7 @@ def configured(state: Path, listen: str, port: int, superlink_port: int) -> uvic
 
 
 async def _not_let_in(request: Request, error: Exception) -> Response:
-    log.warning("refused, from %s: %s", request.client.host if request.client else "nowhere", error)
+    refusals.warning("from %s: %s", request.client.host if request.client else "nowhere", error)
     return _refused(UNAUTHORIZED, str(error))
 
 
@@ -231,7 +234,8 @@ class FewLines(logging.Filter):
 if __name__ == "__main__":
     die_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    logging.getLogger().handlers[0].addFilter(FewLines())
+    for name in STRANGERS:
+        logging.getLogger(name).addFilter(FewLines())
     logging.getLogger("httpx").setLevel(logging.WARNING)
     # until SIGTERM
     uvicorn.Server(configured(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))).run()

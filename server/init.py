@@ -46,7 +46,7 @@ def init(words: Sequence[str]) -> int:
     certificates, now = certificates_in(settings.state), datetime.now(UTC)
     require_names(given.name)
     if given.renew:
-        names = given.name or (names_in(load_certificate(certificates.server)) if certificates.server.exists() else [])
+        names = given.name or names_in(load_certificate(certificates.server))
     else:
         names = given.name
         create_authority(certificates, now)

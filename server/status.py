@@ -71,6 +71,10 @@ def view(state: Path, now: float) -> RunView:
         ConfigurationError: if the folder holds no run.
     """
     facts = read_json(state / "run.json")
+    if facts is None and (state / "run.json").exists():
+        raise ConfigurationError(
+            f"{state / 'run.json'} is damaged: the next start of mtmd-server makes it anew, and goes on."
+        )
     if facts is None:
         raise ConfigurationError(f"{state} holds no run: give the --state folder that mtmd-server was given.")
     progress, outcome = read_json(state / "progress.json") or {}, read_json(state / "outcome.json")

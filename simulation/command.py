@@ -128,26 +128,32 @@ def _simulate(config: RunConfig, folder: Path, console: Console, words: Sequence
 
 def _check_command_line() -> int:
     """Do before Hydra what it answers with a traceback: compose once, so that a misspelt word is answered with the nearest right
-    one, and make the folder that the run is to be in.
+    one, and make the folder that the run or the runs are to be in.
     """
     arguments = sys.argv[1:]
     words = [word for word in arguments if "=" in word and not word.startswith("-")]
     strays = [word for word in arguments if "=" not in word and not word.startswith(("-", "~"))]
-    if any(flag in arguments for flag in ("--help", "-h", "--hydra-help", "--version")):
+    if any(flag in arguments for flag in _FLAGS_THAT_TELL):
         return 0
     if strays and not any(word.startswith("-") for word in arguments):
         raise ConfigurationError(f"'{strays[0]}' is no setting; settings are written word=value, for example fold=1.")
-    if "-m" in arguments or "--multirun" in arguments:
-        words = _first_of_each_sweep(words)
-    compose(CONFIG_NAME, [word for word in words if not word.startswith("hydra.")])
-    _make_folder(words)
+    several = "-m" in arguments or "--multirun" in arguments
+    own = _first_of_each_sweep(words) if several else words
+    compose(CONFIG_NAME, [word for word in own if not word.lstrip("+").startswith("hydra.")])
+    if not any(flag in arguments for flag in _FLAGS_THAT_RUN_NOTHING):
+        _make_folder(own, *(("hydra.sweep.dir", "multirun") if several else ("hydra.run.dir", "outputs")))
     return 0
 
 
-def _make_folder(words: Sequence[str]) -> None:
-    """Raise OSError where the run's folder cannot be; one whose name Hydra has yet to work out is not made."""
-    given = [value for word in words for name, _, value in [word.partition("=")] if name == "hydra.run.dir"]
-    folder = Path(given[-1].strip("'\"")).expanduser() if given else Path("outputs")
+_FLAGS_THAT_TELL = ("--help", "-h", "--hydra-help", "--version")
+_FLAGS_THAT_RUN_NOTHING = ("--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
+
+
+def _make_folder(words: Sequence[str], named_by: str, otherwise: str) -> None:
+    """Raise OSError where the folder for runs cannot be; one whose name Hydra has yet to work out is not made."""
+    parsed = OverridesParser.create().parse_overrides(list(words))
+    given = [str(override.value()) for override in parsed if override.key_or_group == named_by]
+    folder = Path(given[-1] if given else otherwise)
     if "$" not in str(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):

@@ -238,14 +238,17 @@ def _mean(values: Sequence[float] | None) -> float | None:
 
 
 def curve(contender: Contender) -> list[tuple[float, float]]:
-    """Steps that a site has been trained for, and the validation Dice then: validation by validation, means over sites and folds.
+    """Steps that a site has been trained for and the validation Dice then: validation by validation, means over sites and folds.
 
-    What not as many folds have reached as the first validation is left out.
+    What not as many folds have measured as any other validation is left out.
     """
-    curves = [validation_curve(content.get("round_metrics", [])) for _, content in contender.runs.values()]
-    begun = [curve for curve in curves if curve]
-    reached = zip(*begun, strict=False)
-    return [tuple(sum(values) / len(begun) for values in zip(*points, strict=True)) for points in reached]
+    known: dict[int, list[tuple[float, float]]] = {}
+    for _, content in contender.runs.values():
+        for number, point in _validations(content.get("round_metrics", [])).items():
+            known.setdefault(number, []).append(point)
+    most = max(map(len, known.values()), default=0)
+    whole = [points for _, points in sorted(known.items()) if len(points) == most]
+    return [tuple(sum(values) / most for values in zip(*points, strict=True)) for points in whole]
 
 
 def validation_curve(lines: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
@@ -253,15 +256,21 @@ def validation_curve(lines: Sequence[Mapping[str, Any]]) -> list[tuple[float, fl
 
     In a federation's lines, a Dice belongs to the round before; a point that not all sites have measured is left out.
     """
-    sites = {line["site"] for line in lines}
-    points = []
-    for place in sorted({_place(line) for line in lines if VALIDATION_DICE in line}):
+    return list(_validations(lines).values())
+
+
+def _validations(lines: Sequence[Mapping[str, Any]]) -> dict[int, tuple[float, float]]:
+    """The points of :func:`validation_curve` by what they have in common with other folds': the round; of pooled training, whose
+    folds may take other steps, which validation it is."""
+    sites, points = {line["site"] for line in lines}, {}
+    pooled = any("step" in line for line in lines)
+    for number, place in enumerate(sorted({_place(line) for line in lines if VALIDATION_DICE in line})):
         measured = {line["site"]: line[VALIDATION_DICE] for line in lines if _measured(line, place)}
         steps = place
-        if not any("step" in line for line in lines):
+        if not pooled:
             steps = sum(line.get("steps", 0) for line in lines if line["round"] <= place) / len(sites)
         if measured.keys() == sites:
-            points.append((steps, sum(measured.values()) / len(sites)))
+            points[number if pooled else place] = (steps, sum(measured.values()) / len(sites))
     return points
 
 

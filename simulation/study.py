@@ -26,6 +26,7 @@ from mtmd_core.strategies import TRANSFERS
 
 from .data import load_sites, make_phantoms
 from .run_exams import check_exams, noted_exams
+from .run_page import REPORT
 from .runs import CONFIG, SUMMARY, finished_summary
 from .worker import RunProcess
 
@@ -117,7 +118,8 @@ def carry_out(planned: Sequence[PlannedRun], config: RunConfig, folder: Path, co
     _check_exams(planned, summaries)
     save_config(config, folder / CONFIG)
     if pending:
-        (folder / SUMMARY).unlink(missing_ok=True)  # of fewer runs; until it is written anew, the study is not finished
+        for name in (SUMMARY, REPORT):  # of fewer runs; until they are written anew, the study is not finished
+            (folder / name).unlink(missing_ok=True)
     jobs = config.study.jobs
     already = f", {len(summaries)} of them already finished" if summaries else ""
     threads = planned[0].config.threads

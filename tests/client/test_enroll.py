@@ -71,6 +71,8 @@ def test_another_authority_is_said_aloud_and_a_folder_without_exams_is_refused(
     said = []
     for authority in (first, first, second):
         enroll_site(tmp_path / "ankle", "ankle", "127.0.0.1:9", authority)
+        kept = tmp_path / "ankle" / "authority.pem"
+        kept.write_bytes(kept.read_bytes().replace(b"\n", b"\r\n"))  # as an editor leaves it
         said.append("ANOTHER THAN BEFORE" in capsys.readouterr().out)
     assert said == [False, False, True]
     given = {"state": tmp_path / "knee", "server": "127.0.0.1:9", "data": tmp_path / "one"}
@@ -79,12 +81,15 @@ def test_another_authority_is_said_aloud_and_a_folder_without_exams_is_refused(
     assert not (tmp_path / "knee").exists()
 
 
-@pytest.mark.parametrize("content", [b"<html>", b"[]", b'{"site": "\\u001b[2J\\u001b[31mankle"}'])
+@pytest.mark.parametrize(
+    "content", [b"<html>", b"[]", b"no gzip", b"[" * 200_000, b'{"site": "\\u001b[2J\\u001b[31mankle"}']
+)
 def test_an_answer_that_is_none_moves_no_terminal(
     content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, _ = enroll_site(tmp_path / "ankle", "ankle", "127.0.0.1:9", make_certificates(tmp_path).authority)
-    answers = httpx.MockTransport(lambda request: httpx.Response(200, content=content))
+    coded = {"content-encoding": "gzip"} if content == b"no gzip" else {}
+    answers = httpx.MockTransport(lambda request: httpx.Response(200, headers=coded, stream=httpx.ByteStream(content)))
     monkeypatch.setattr("client.knock.httpx.Client", partial(httpx.Client, transport=answers))
     knock = knocker(settings)
     if b"site" not in content:

@@ -125,15 +125,29 @@ def test_forgetting_removes_files(disk):
     ]
 
 
-def test_neither_rounds_that_run_backwards_nor_ever_new_runs_fill_the_disk(disk):
+def test_neither_rounds_that_run_backwards_nor_ever_new_runs_fill_the_disk(disk, caplog):
     for round_ in range(90, 20, -10):
         disk.save("a", round_, private(round_), optimiser(round_))
         disk.forget("a", {round_}, best_round=0)
     kept = sorted({int(path.name[:6]) for path in (disk.folder / "a").iterdir()})
     assert kept == [30, 60, 70, 80, 90]  # the one in hand, and the last ones, which it must not undo
     for number in range(2 * KEPT_RUNS):
-        disk.save(f"run_{number}", 1, private(1), optimiser(1))
-    assert {folder.name for folder in disk.folder.iterdir()} == {f"run_{n}" for n in range(KEPT_RUNS, 2 * KEPT_RUNS)}
+        for run in (f"run_{number}-autoencoder", f"run_{number}"):
+            disk.save(run, 1, private(1), optimiser(1))
+        disk.finish(f"run_{number}")
+    kept = {
+        "run_15",
+        *(f"run_{number}" for number in range(10, 15)),
+        "a",
+    }  # the one in hand, finished ones, one that rests
+    kept |= {"run_9"}
+    assert {folder.name.removesuffix("-autoencoder") for folder in disk.folder.iterdir()} == kept
+    assert len(list(disk.folder.iterdir())) == 2 * len(kept) - 1
+    assert disk.newest("a", 90).round == 90
+    for number in range(KEPT_RUNS):
+        disk.save(f"resting_{number}", 1, private(1), optimiser(1))
+    assert "run a, which is not finished, is forgotten" in caplog.text
+    assert disk.newest("a", 90) is None
 
 
 def test_of_a_finished_run_what_further_rounds_would_need_is_forgotten_when_another_begins(disk):

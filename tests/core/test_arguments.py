@@ -39,10 +39,21 @@ def test_an_end_is_a_code_and_one_line(error: BaseException, code: int, line: st
     assert said.count("\n") == 1
 
 
-def test_what_no_person_could_put_right_is_not_dressed_up() -> None:
+def test_a_disk_that_is_full_is_told_by_what_writing_raises(capsys) -> None:
     def run() -> int:
-        raise ConnectionResetError(errno.ECONNRESET, "reset")
+        with open("/dev/full", "w", encoding="utf-8") as file:
+            file.write("x")
+        return 0
 
-    with pytest.raises(ConnectionResetError):
+    assert exit_code_of("mtmd-client", run) == 1
+    assert capsys.readouterr().err.startswith("mtmd-client: the disk: No space left on device. Make space")
+
+
+@pytest.mark.parametrize("number", [errno.ECONNRESET, errno.EMFILE, errno.EIO])
+def test_what_no_person_could_put_right_is_not_dressed_up(number: int) -> None:
+    def run() -> int:
+        raise OSError(number, "reset", "/srv/mtmd")
+
+    with pytest.raises(OSError, match="reset"):
         exit_code_of("mtmd-client", run)
     assert exit_code_of("mtmd-client", lambda: 3) == 3

@@ -255,3 +255,13 @@ def test_folds_whose_rounds_are_of_unlike_length_are_one_curve() -> None:
 
     contender = Contender("dsl", {0: run(10, (0.2, 0.4, 0.5)), 1: run(14, (0.4, 0.8)), 2: (Path(), {})})
     assert curve(contender) == [(12, pytest.approx(0.3)), (24, pytest.approx(0.6))]
+
+
+def test_a_validation_that_one_fold_lacks_moves_no_other() -> None:
+    def run(rounds: Sequence[int]) -> tuple[Path, dict]:
+        own = {round_: {VALIDATION_DICE: round_ / 10, "validated_round": round_} for round_ in rounds}
+        lines = [{"site": "knee", "round": n, "steps": 10} | own.get(n - 1, {}) for n in range(1, 5)]
+        return Path(), {"round_metrics": lines}
+
+    contender = Contender("dsl", {0: run((1, 2, 3)), 1: run((2, 3))})
+    assert curve(contender) == [(20, pytest.approx(0.2)), (30, pytest.approx(0.3))]
