@@ -3,8 +3,9 @@
 import contextlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from mtmd_core.wire import SiteFacts
 
 from .admission import Admission
 from .fleet import Fleet
-from .flower_internals import shorten_waits
+from .flower_internals import shorten_waits, take_announced_metadata
 from .phases import autoencoder_phase
 from .plans import Plans, pack
 from .run_store import Checkpoint, RunStore
@@ -55,14 +56,14 @@ def main(grid: Grid, context: Context) -> None:
     # Flower leaves this process behind when the SuperLink or mtmd-server is killed, and the next mtmd-server has the same folder
     end_with(*filter(None, [command_pid()]))
     shorten_waits()
+    take_announced_metadata()
     _log_to(folder / LOG)
     store = None
     try:
         config = load_config(folder / "run.yaml")
         store = RunStore(folder, config, every_round=True)
         admission = Admission(folder) if os.environ.get(ADMISSION_VARIABLE) else None
-        outcome = coordinate(grid, config, store, admission=admission)
-        store.finish(released_summary(outcome.metrics), outcome.checkpoint)
+        coordinate(grid, config, store, admission=admission, on_outcome=partial(_keep, store))
         verdict = {"exit_code": 0, "message": f"{config.federation.rounds} rounds are done"}
     except MtmdError as error:
         log.error("the run failed: %s", error)
@@ -74,6 +75,10 @@ def main(grid: Grid, context: Context) -> None:
         with contextlib.suppress(OSError):  # where the disk is full the outcome may still be told
             store.note("failed", exit_code=verdict["exit_code"])
     write_json(folder / "outcome.json", verdict)
+
+
+def _keep(store: RunStore, outcome: Outcome) -> None:
+    store.finish(released_summary(outcome.metrics), outcome.checkpoint)
 
 
 def _log_to(path: Path) -> None:
@@ -94,8 +99,11 @@ def coordinate(
     build_plans: type[Plans] = Plans,
     on_autoencoder_round: OnRound = lambda *_: None,
     admission: Admission | None = None,
+    on_outcome: Callable[[Outcome], None] = lambda _: None,
 ) -> Outcome:
     """Run a federation from roll call to farewell: where the strategy has a prior, its auto-encoder first.
+
+    ``on_outcome`` keeps what it ended with; sites are told that the run is done once that is kept.
 
     Raises:
         UnreachableError: if the sites do not come.
@@ -113,8 +121,10 @@ def coordinate(
         prior = _train_autoencoder(config, sites, store, fleet, on_autoencoder_round)
         plans = build_plans(store.name, config, sites, prior=prior)
         metrics, checkpoint = _train(plans, store, fleet, on_round).conclude()
+        outcome = Outcome(metrics, checkpoint, plans)
+        on_outcome(outcome)
         exit_code = 0
-        return Outcome(metrics, checkpoint, plans)
+        return outcome
     finally:
         fleet.farewell(exit_code)
 

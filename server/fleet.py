@@ -40,6 +40,8 @@ POLL_SECONDS = (0.01, 0.2)
 LOOK_AROUND_SECONDS = 1.0
 """Pause between two looks for nodes that came."""
 FACTS_TTL_SECONDS = 3600.0
+MOST_STRUCTURES = 255
+"""Of a site: label maps are of 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,10 @@ class Fleet(Grid):
             wanted = [key for key, errand in out.items() if self._is_expected(errand.site)]
             came = list(self._grid.pull_messages(wanted))
             for reply in came:
-                errand = out.pop(reply.metadata.reply_to_message_id)
-                if reply.has_error() and not site_failed(reply.error):
+                errand = out.pop(reply.metadata.reply_to_message_id, None)
+                if errand is None:
+                    log.warning("an answer to what nobody was asked is passed over")
+                elif reply.has_error() and not site_failed(reply.error):
                     log.warning("a message to %s was lost (error %d)", errand.site, reply.error.code)
                     homeless[errand.site] = errand
                     self._known_nodes.pop(self._nodes[errand.site], None)  # if it still lives it is asked again
@@ -245,7 +249,10 @@ class Fleet(Grid):
             self._on_change(here)
 
     def _introduce(self, answer: Message) -> str | None:
-        node = self._asked.pop(answer.metadata.reply_to_message_id)
+        node = self._asked.pop(answer.metadata.reply_to_message_id, None)
+        if node is None:
+            log.warning("an answer to what nobody was asked is passed over")
+            return None
         if answer.has_error():
             log.warning("a node did not say which site it is (error %d)", answer.error.code)
             self._known_nodes.pop(node, None)
@@ -254,6 +261,8 @@ class Fleet(Grid):
         try:
             facts = from_record(SiteFacts, answer.content[FACTS])
             check_site_name(facts.site)
+            if not 1 <= facts.structures <= MOST_STRUCTURES:
+                raise ValueError(f"{facts.structures} structures")
         except (KeyError, ValueError):  # whose text may quote what the node wrote
             log.warning(
                 "%s is left out: it does not say what a site of protocol %d says of itself; install the same mtmd version",

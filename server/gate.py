@@ -133,7 +133,8 @@ def _looked_at(message: Message, site: str, visit: Visit) -> Reply:
     metrics = _metrics(content[METRICS])
     if visit.expected is None:
         return Reply(site, metrics, {}, 0)
-    if visit.tells_slices and not metrics.get(TRAINING_SLICES, 0) >= 1:
+    slices = metrics.get(TRAINING_SLICES, 0)
+    if visit.tells_slices and not (1 <= slices <= MOST_SLICES and slices == int(slices)):
         raise _Unfit(Reason.NO_SLICES, "it does not say how many slices the site trained on")
     update = visit.record == UPDATE
     shapes = sent_shapes(visit.expected, visit.encoding) if update else visit.expected

@@ -1,7 +1,8 @@
 """Which round's model is the run's result: the best mean of the validation Dice that sites released, else the last."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 VALIDATION_DICE = "validation/foreground_mean/dice"
 
@@ -15,7 +16,9 @@ class Overlooked:
 
 
 class ModelChoice:
-    """Keeps each round's validation scores. ``overlooked`` is the last round that the rule on fewer sites passed over.
+    """Keeps the validation scores of the best round. ``overlooked`` is the last round that the rule on fewer sites passed over.
+
+    ``left_out`` are sites that measure nothing now, being revoked or set aside: rounds are compared over the others.
 
     Args:
         apart: whether every site has a model of its own (nothing is shared), and so a best round of its own.
@@ -23,6 +26,7 @@ class ModelChoice:
 
     def __init__(self, apart: bool) -> None:
         self.overlooked: Overlooked | None = None
+        self.left_out: Collection[str] = ()
         self._apart = apart
         self._best: dict[
             str, tuple[dict[str, float], int]
@@ -41,7 +45,7 @@ class ModelChoice:
         better = {
             key: (own, round_)
             for key, own in noted.items()
-            if key not in self._best or _worth(own) >= _worth(self._best[key][0])
+            if key not in self._best or self._worth(own) >= self._worth(self._best[key][0])
         }
         self._best |= better
         if better:
@@ -53,18 +57,24 @@ class ModelChoice:
     def pass_over(self, round_: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
         """Note a round that cannot be the best one, be it because fewer sites measured it or because it was not kept."""
         scores, best = _scores(metrics), self._best.get("", ({}, 0))[0]
-        both = sorted(scores.keys() & best.keys())
+        both = sorted(scores.keys() & best.keys() - set(self.left_out))
         if both and _worth({site: scores[site] for site in both}) >= _worth({site: best[site] for site in both}):
             self.overlooked = Overlooked(round_, tuple(sorted(scores)))
-
-    def leave_out(self, site: str) -> None:
-        """Count a site no more: later rounds, which it does not measure, are compared with the best one over the others."""
-        for scores, _ in self._best.values():
-            scores.pop(site, None)
 
     def best_round(self, site: str) -> int:
         """The best round so far as far as a site is concerned; 0 if no site released a score."""
         return self._best.get(site if self._apart else "", ({}, 0))[1]
+
+    def state(self) -> dict[str, Any]:
+        """What makes the best round the best, as JSON holds it."""
+        return {key: {"scores": scores, "round": round_} for key, (scores, round_) in self._best.items()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state` gave."""
+        self._best = {key: (dict(own["scores"]), own["round"]) for key, own in state.items()}
+
+    def _worth(self, scores: Mapping[str, float]) -> tuple[int, float]:
+        return _worth({site: score for site, score in scores.items() if site not in self.left_out})
 
 
 def _scores(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -3,12 +3,14 @@
 import contextlib
 import json
 import logging
+import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,12 +51,13 @@ class Shelved:
 @dataclass(frozen=True)
 class Checkpoint:
     """Shared parameters at the end of a round; where the run goes on from it, the server optimiser's state and the prototypes of
-    all sites as they were known then, too."""
+    all sites as they were known then, too; of the best round what makes it that (:meth:`.model_choice.ModelChoice.state`)."""
 
     round: int
     shared: Arrays
     optimiser: Mapping[str, Tensor] = field(default_factory=dict)
     prototypes: Mapping[str, Shelved] = field(default_factory=dict)
+    choice: Mapping[str, Any] = field(default_factory=dict)
 
 
 class RunStore:
@@ -82,6 +85,7 @@ class RunStore:
         self.rounds = config.federation.rounds
         self.standing = Standing(folder, config.federation.refusals_before_set_aside)
         self._part = ""
+        self._last_is_whole = False  # what is damaged must not take the place of the checkpoint before
         self._audit = EventLog(folder / AUDIT)
         self._progress: dict[str, object] = {"here": []}  # one for all phases
         folder.mkdir(parents=True, exist_ok=True)
@@ -134,6 +138,8 @@ class RunStore:
         """Add lines to ``round_metrics.jsonl``."""
         with open(self._metrics_file, "a", encoding="utf-8") as file:
             file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
 
     def metrics(self) -> list[dict]:
         """The lines of ``round_metrics.jsonl``; a last one that a crash cut short is left out."""
@@ -156,21 +162,33 @@ class RunStore:
         """Keep the shared parameters that a round ended with, the server optimiser's state and the prototypes that are known."""
         if self.every_round or round_ == self.rounds:
             last = self._checkpoint_file("last")
-            if last.is_file():
+            if self._last_is_whole:
                 last.replace(self._checkpoint_file("previous"))  # for the case that the new one is damaged
             self._save("last", Checkpoint(round_, shared, optimiser or {}, prototypes or {}))
+            self._last_is_whole = True
 
-    def save_best(self, round_: int, shared: Arrays) -> None:
-        """Keep the shared parameters of the best round so far."""
+    def save_best(self, round_: int, shared: Arrays, choice: Mapping[str, Any] | None = None) -> None:
+        """Keep the shared parameters of the best round so far, and what makes it the best."""
         if self.every_round:
-            self._save("best", Checkpoint(round_, shared))
+            self._save("best", Checkpoint(round_, shared, choice=choice or {}))
 
     def last(self) -> Checkpoint | None:
         """Where the run stopped, if it did; metrics of later rounds are dropped, for these rounds come again.
 
         Where the last checkpoint is damaged or was not finished, it is the one before.
+
+        Raises:
+            ConfigurationError: if both are damaged: the run is not begun anew over what may be put back.
         """
-        checkpoint = self._load("last") or self._load("previous")
+        last = self._load("last")
+        self._last_is_whole = last is not None
+        checkpoint = last or self._load("previous")
+        kept = [path for path in map(self._checkpoint_file, ("last", "previous")) if path.is_file()]
+        if checkpoint is None and kept and all(map(_is_damaged, kept)):
+            raise ConfigurationError(
+                f"{' and '.join(map(str, kept))} cannot be read, from which the run would go on: put one back from a copy, or "
+                "give another --state folder to begin a new run."
+            )
         if self._metrics_file.is_file():
             finished = checkpoint.round if checkpoint else 0
             lines = [line for line in self.metrics() if line["round"] <= finished]
@@ -287,6 +305,7 @@ class RunStore:
         tensors |= {f"{OPTIMISER}{name}": tensor for name, tensor in checkpoint.optimiser.items()}
         facts = {"run": self.name, "round": checkpoint.round}
         facts["prototypes"] = {site: kept.round for site, kept in checkpoint.prototypes.items()}
+        facts["choice"] = dict(checkpoint.choice)
         save_tensors(self._checkpoint_file(which), tensors, facts)
 
     def _load(self, which: str) -> Checkpoint | None:
@@ -305,7 +324,16 @@ class RunStore:
         for site, round_ in facts.get("prototypes", {}).items():
             own = _beginning_with(f"{PROTOTYPES}{site}/", tensors)
             prototypes[site] = Shelved(round_, {name: tensor.numpy() for name, tensor in own.items()})
-        return Checkpoint(facts["round"], shared, _beginning_with(OPTIMISER, tensors), prototypes)
+        own = _beginning_with(OPTIMISER, tensors)
+        return Checkpoint(facts["round"], shared, own, prototypes, facts.get("choice", {}))
+
+
+def _is_damaged(path: Path) -> bool:
+    try:
+        load_tensors(path)
+    except DamagedFileError:
+        return True
+    return False
 
 
 def mark_finished(folder: Path) -> None:

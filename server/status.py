@@ -27,7 +27,8 @@ class SiteView:
     """One site as the coordinator sees it.
 
     ``revoked``: since when it may not take part any more (UTC, ISO 8601); None while it may. ``last_round``: the last one whose
-    reply was used (of any phase). ``last_refusal``: round, reason and detail. Bytes are of arrays, in the whole run.
+    reply was used (of any phase). ``last_refusal``: round, reason and detail. Bytes are of the
+    arrays of rounds' replies that were used, and of what was sent for them.
     """
 
     here: bool

@@ -93,7 +93,11 @@ class DomainStrategy(Strategy):
         message = f"{part + ', ' if part else ''}round {round_} of {self.rounds}"
         self.store.progress(part or "training", self.finished, message, training)
         self._brought = {}
-        messages = self._messages(TRAIN, dict.fromkeys(training, round_), arrays, validate=due)
+        # Before its first training a site has no private parameters that a score could be of; the beginning's is for pages alone.
+        able = [site for site in training if round_ == 1 or site in self._trained]
+        messages = self._messages(TRAIN, dict.fromkeys(able, round_), arrays, validate=due)
+        others = [site for site in training if site not in able]
+        messages += self._messages(TRAIN, dict.fromkeys(others, round_), arrays, validate=False)
         return messages + self._messages(EVALUATE, dict.fromkeys(self._measuring, round_ - 1), arrays, validate=True)
 
     def _is_due(self, round_: int) -> bool:
@@ -258,7 +262,6 @@ class DomainStrategy(Strategy):
         if self.standing.refused(site, self.plans.run, round_, reason, detail):
             log.warning("%s is set aside until it is readmitted", site)
             self.store.note("set_aside", round=round_, site=site, reason=reason)
-            self.choice.leave_out(site)
             self.fleet.notify(site, self.standing.notice(site))
 
     def _from(self, sites: Collection[str], replies: Iterable[Message]) -> list[Message]:
@@ -267,13 +270,15 @@ class DomainStrategy(Strategy):
     def _note_validation(self, round_: int, metrics: Metrics) -> None:
         """The sites measured what ``round_`` ended with, which is what ``shared`` still holds.
 
-        A site that was revoked measures nothing more: what came after it is compared with what came before over the others.
+        While a site is revoked or set aside, what came after is compared with what came before over the others.
         """
-        for site in self.fleet.revoked(self.plans.sites):
-            self.choice.leave_out(site)
+        self._leave_out()
         if self.choice.note(round_, metrics):
             self.best = self.shared
-            self.store.save_best(round_, self.shared)
+            self.store.save_best(round_, self.shared, self.choice.state())
+
+    def _leave_out(self) -> None:
+        self.choice.left_out = {*self.standing.set_aside(), *self.fleet.revoked(self.plans.sites)}
 
     def _record(self, replies: list[Reply]) -> None:
         sent = sum(array.nbytes for array in self.shared.values())
@@ -311,15 +316,11 @@ class DomainStrategy(Strategy):
         by_round: dict[int, dict[str, dict]] = {}
         for line in self.store.metrics():
             by_round.setdefault(line["round"], {})[line["site"]] = line
-        # The best round alone where it was measured: an earlier one may have had a site more, which is left out now.
-        alone = best is not None and best.round + 1 in by_round and self.plans.sharing is not Sharing.NOTHING
-        for round_, metrics in sorted(by_round.items()):
+        for _, metrics in sorted(by_round.items()):
             self._trained |= {site for site, line in metrics.items() if "steps" in line}
             self.norms.add([line["update_norm"] for line in metrics.values() if "update_norm" in line])
-            if best and (round_ - 1 == best.round or (not alone and round_ - 1 < best.round)):
-                self.choice.note(round_ - 1, metrics)
-        for site in (*self.standing.set_aside(), *self.fleet.revoked(self.plans.sites)):
-            self.choice.leave_out(site)
+        self.choice.load(best.choice if best else {})
+        self._leave_out()
         for round_, metrics in sorted(by_round.items()):
             if best and round_ - 1 > best.round:
                 self.choice.pass_over(round_ - 1, metrics)

@@ -106,6 +106,10 @@ def legend(names: Iterable[str]) -> Html:
     return element("ul", *(_key(number, name) for number, name in enumerate(names)), class_="legend")
 
 
+_LEAST_SPAN = 1e-290
+"""Below it a float has too few digits left for steps."""
+
+
 def ticks(low: float, high: float, whole: bool = False) -> list[float]:
     """About five round values that enclose an interval; whole ones where nothing lies between, as between two rounds.
 
@@ -114,7 +118,10 @@ def ticks(low: float, high: float, whole: bool = False) -> list[float]:
     >>> ticks(1, 6, whole=True)
     [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
     """
-    span = high - low or abs(high) or 1.0
+    # Values that differ in their last bits alone, or by next to nothing, are one value.
+    largest = max(abs(low), abs(high))
+    span = max(high - low, 1e-6 * largest) if high > low else largest
+    span = span if span > _LEAST_SPAN else 1.0
     power = 10.0 ** math.floor(math.log10(span / _TICKS))
     step = next(power * each for each in (1, 2, 5, 10) if power * each * _TICKS >= span * (1 - 1e-9))
     if whole:

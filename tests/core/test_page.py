@@ -51,7 +51,20 @@ def test_numbers_carry_their_value_and_undefined_ones_are_dashes() -> None:
     assert re.findall(r'value="([\d.]+)"', spread("dice", 0.5, 0.25)) == ["0.5", "0.25"]
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 0.0), (0.13, 0.92), (-3.0, 1e6), (5e-9, 6e-9), (41.0, 41.0)])
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (0.0, 0.0),
+        (0.13, 0.92),
+        (-3.0, 1e6),
+        (5e-9, 6e-9),
+        (41.0, 41.0),
+        (1.0, 1.0 + 2**-52),
+        (1e12, 1e12 + 1e-4),
+        (0.0, 5e-324),
+        (5e-324, 5e-324),
+    ],
+)
 def test_ticks_enclose_what_is_drawn_and_are_few(low: float, high: float) -> None:
     marks = ticks(low, high)
     assert marks[0] <= low <= high <= marks[-1]

@@ -106,6 +106,28 @@ def test_roll_call_knows_sites_by_name_and_orders_them(grid: NodesComeAndGo) -> 
     assert (fleet.node_of("knee"), fleet.site_of(12)) == (11, "ankle")
 
 
+@pytest.mark.parametrize("structures", [-2, 0, 256])
+def test_a_number_of_structures_that_no_label_map_has_is_none(structures: int, grid: NodesComeAndGo) -> None:
+    grid.online[12] = SiteFacts("ankle", structures)
+    with pytest.raises(UnreachableError, match=r"1 of 2 sites came .*\(knee\)"):
+        Fleet(grid).assemble(2, [], timeout=0.01)
+
+
+def test_an_answer_to_what_nobody_was_asked_ends_nothing(grid: NodesComeAndGo, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(grid)
+    fleet.assemble(2, [], timeout=5)
+    pulled = grid.pull_messages
+
+    def with_another(keys: Iterable[str]) -> list[Message]:
+        came = pulled(keys)
+        for reply in came[:1]:
+            reply.metadata.__dict__["_reply_to_message_id"] = "nothing"
+        return came
+
+    monkeypatch.setattr(grid, "pull_messages", with_another)
+    assert fleet.send_and_receive([train(fleet, "knee")], timeout=0.05) == []
+
+
 def test_who_is_missing_is_named_after_a_finite_wait(grid: NodesComeAndGo) -> None:
     with pytest.raises(UnreachableError, match=r"1 of 2 sites.*missing: shoulder"):
         Fleet(grid).assemble(2, ["ankle", "shoulder"], timeout=0.01)

@@ -383,7 +383,7 @@ def test_an_update_that_is_none_is_refused(content: RecordDict, reason: str) -> 
     assert reason in refusal.detail
 
 
-@pytest.mark.parametrize("slices", [None, 0, 0.5])
+@pytest.mark.parametrize("slices", [None, 0, 0.5, 1.5, 1e12])
 def test_a_site_that_weighs_by_its_slices_must_say_how_many_it_has(slices: float | None) -> None:
     content = good()
     if slices is not None:

@@ -157,6 +157,42 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, caplog
     assert "passed over" in caplog.text
 
 
+def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(tmp_path, monkeypatch):
+    after_two_rounds(tmp_path)
+    path = tmp_path / "checkpoints" / "last.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    store = RunStore(tmp_path, config(), every_round=True)
+    assert store.last().round == 1
+    with monkeypatch.context() as full:
+        full.setattr("server.run_store.save_tensors", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
+        with pytest.raises(OSError, match="disk is full"):
+            store.save_last(2, arrays(2))
+    assert RunStore(tmp_path, config(), every_round=True).last().round == 1
+    store.save_last(2, arrays(2))
+    store.save_last(3, arrays(3))
+    path.write_bytes(path.read_bytes()[:-1])
+    assert RunStore(tmp_path, config(), every_round=True).last().round == 2
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(tmp_path):
+    after_two_rounds(tmp_path)
+    for which in ("last", "previous"):
+        path = tmp_path / "checkpoints" / f"{which}.safetensors"
+        path.write_bytes(path.read_bytes()[:-1])
+    store = RunStore(tmp_path, config(), every_round=True)
+    with pytest.raises(
+        ConfigurationError, match=r"last.safetensors and .*previous.safetensors cannot be read.*from a copy"
+    ):
+        store.last()
+    assert len(store.metrics()) == 6  # nothing was dropped
+
+
+def test_what_makes_a_round_the_best_is_kept_with_it(tmp_path):
+    store = RunStore(tmp_path, config(), every_round=True)
+    store.save_best(2, arrays(2), {"": {"scores": {"ankle": 0.5}, "round": 2}})
+    assert RunStore(tmp_path, config(), every_round=True).best().choice == {"": {"scores": {"ankle": 0.5}, "round": 2}}
+
+
 def test_a_checkpoint_of_another_run_is_not_taken(tmp_path):
     after_two_rounds(tmp_path / "other")
     store = RunStore(tmp_path / "this", config(), every_round=True)

@@ -175,6 +175,13 @@ def test_a_fraction_of_sites_trains_in_a_round_and_all_measure_that_have_trained
     turns = [set(run.sent(round_)) for round_ in range(1, 5)]
     assert [len(turn) for turn in turns] == [1, 1, 1, 1]
     assert set().union(*turns[:3]) == set(folders)
+    validate = [next(iter(run.sent(round_).values())).content["plan"]["validate"] for round_ in range(1, 5)]
+    assert validate == [
+        True,
+        False,
+        False,
+        True,
+    ]  # of a score with private parameters that were never trained nothing is chosen
     for round_ in (2, 3, 4):
         measuring = set(run.sent(round_ - 1, "evaluate"))
         assert measuring == set().union(*turns[: round_ - 1]) - turns[round_ - 1]
@@ -279,6 +286,19 @@ def test_a_run_that_stops_goes_on_to_the_same_end(
     assert all(np.array_equal(shared[name], shared_again[name]) for name in shared)
     for site, state in states.items():
         assert all(torch.equal(tensor, states_again[site][name]) for name, tensor in state.items()), site
+
+
+def test_sites_hear_that_a_run_is_done_once_its_result_is_kept(folders: dict[str, Path], tmp_path: Path) -> None:
+    config = compose("simulate", run_words(folders, "federation.rounds=1", "federation.local_steps=1"))
+    sites = open_sites(folders, tmp_path / "cache", tmp_path / "state")
+
+    def keep(_outcome: Outcome) -> None:
+        assert {site.exit_code for site in sites.values()} == {None}
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="disk is full"):
+        coordinate(RecordingGrid(sites), config, RunStore(tmp_path / "run", config, every_round=True), on_outcome=keep)
+    assert {site.exit_code for site in sites.values()} == {1}
 
 
 def test_the_shared_network_of_a_run_in_float64_starts_from_the_same_weights(
