@@ -72,22 +72,13 @@ def test_runs_that_see_other_slices_are_not_drawn_side_by_side(study: Path, tmp_
         simulate(compose("simulate", [*words, "fold=1"]), tmp_path / "out", Console(quiet=True), [*words, "fold=1"])
 
 
-def test_pictures_are_drawn_where_this_command_says(study: Path, tmp_path: Path) -> None:
-    """Runs of a machine with a graphics card, on one without; into the folder that their page takes its pictures from."""
-    shutil.copytree(study / "runs", tmp_path / "runs")
-    for path in tmp_path.glob(f"runs/*/*/fold_0/{CONFIG}"):
-        path.write_text(path.read_text().replace("device: auto", "device: cuda"))
-    words = ["experiment=figures", f"study.folder='{tmp_path}'", "device=cpu"]
-    summary = simulate(compose("simulate", words), tmp_path / "figures", Console(quiet=True), words)
-    assert "attention.png" in summary["pictures"]
-    assert "attention.png" in json.loads((tmp_path / "figures" / "captions.json").read_text())
-
-
 def test_pictures_are_on_the_page_of_the_runs_that_they_show(study: Path, tmp_path: Path) -> None:
-    """Of a federated run by itself."""
+    """Of a federated run by itself, made with a graphics card and drawn without; into the folder that its page looks into."""
     run_folder = shutil.copytree(study / "runs/att_unet/shared_mjap/fold_0", tmp_path / "federated")
-    words = ["experiment=figures", f"study.folder='{run_folder}'"]
-    summary = simulate(compose("simulate", words), tmp_path / "pictures", Console(quiet=True), words)
+    config = (run_folder / CONFIG).read_text()
+    (run_folder / CONFIG).write_text(config.replace("device: auto", "device: cuda"))
+    words = ["experiment=figures", f"study.folder='{run_folder}'", "device=cpu"]
+    summary = simulate(compose("simulate", words), run_folder / "figures", Console(quiet=True), words)
     assert summary["runs"] == ["att_unet shared_mjap fold 0"]
     assert {path.name for path in (run_folder / "figures").glob("*.png")} == set(summary["pictures"])
     page = (run_folder / "report.html").read_text(encoding="utf-8")
