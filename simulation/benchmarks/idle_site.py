@@ -49,10 +49,12 @@ class IdleSite:
         return Receipt(plan.run, plan.round, self.name), {"loss": 0.0, "steps": 0}
 
 
-def open_app(settings: SiteSettings, _tell: Callable[..., None]) -> tuple[Callable[..., Any], Callable[[], int | None]]:
+def open_app(
+    settings: SiteSettings, _tell: Callable[..., None]
+) -> tuple[Callable[..., Any], Callable[[], int | None], worker.NoteFailure]:
     """As :func:`client.worker.open_app`, over an idle site."""
     site = IdleSite(settings.site, Outbox(settings.release, Ledger(settings.state / "ledger.jsonl")))
-    return build_client_app(site), lambda: site.exit_code
+    return build_client_app(site), lambda: site.exit_code, site.outbox.note_failure
 
 
 def main() -> None:

@@ -24,12 +24,12 @@ class Saboteur:
         self._before: dict[str, Any] = {}
         self._twice = False
 
-    def around_opening(self, open_app: Callable[..., tuple[App, Any]]) -> Callable[..., tuple[App, Any]]:
+    def around_opening(self, open_app: Callable[..., tuple[App, Any, Any]]) -> Callable[..., tuple[App, Any, Any]]:
         """``open_app`` whose app's replies are spoilt where that is ordered."""
 
-        def opened(*arguments: Any) -> tuple[App, Any]:
-            app, exit_code = open_app(*arguments)
-            return self._around(app), exit_code
+        def opened(*arguments: Any) -> tuple[App, Any, Any]:
+            app, exit_code, note = open_app(*arguments)
+            return self._around(app), exit_code, note
 
         return opened
 
