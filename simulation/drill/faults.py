@@ -71,7 +71,7 @@ def _huge(arrays: Arrays) -> None:
 
 
 def _few(arrays: Arrays) -> None:
-    arrays[COUNTS] = np.float32([1, 1])
+    arrays[COUNTS] = np.ones_like(arrays[COUNTS])
 
 
 FAULTS: dict[str, tuple[str, Spoil]] = {

@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flwr.app import RecordDict
+from made_prototypes import SIZES, prototype_arrays
 from records import arrays_in, record_of
 from rich.console import Console
 
-from mtmd_core.wire import SHARED
+from mtmd_core.prototype_arrays import refusal
+from mtmd_core.wire import PROTOTYPES, SHARED
 from simulation.drill import command, replies
 from simulation.drill.disk import small_disk
 from simulation.drill.faults import FAULTS, spoil
@@ -127,6 +129,15 @@ def test_every_fault_changes_a_reply(fault: str) -> None:
     assert not same
     with pytest.raises(ValueError, match="no fault 'typo'"):
         spoil(content(), "typo")
+
+
+@pytest.mark.parametrize("name", [name for name, (record, _) in FAULTS.items() if record == PROTOTYPES])
+def test_every_fault_of_prototypes_is_refused_as_what_it_is(name: str) -> None:
+    arrays = prototype_arrays()
+    content = RecordDict({PROTOTYPES: record_of(arrays)})
+    assert refusal(arrays, SIZES) is None
+    spoil(content, name)
+    assert BAD[name].prototypes in refusal(arrays_in(content[PROTOTYPES]), SIZES)
 
 
 def test_orders_hold_once_and_are_passed_by_after_that(tmp_path: Path) -> None:
