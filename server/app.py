@@ -21,11 +21,12 @@ from mtmd_core.scores import summarise_run
 from mtmd_core.wire import SiteFacts
 
 from .admission import Admission
+from .checkpoints import Checkpoint
 from .fleet import Fleet
 from .flower_internals import shorten_waits, take_announced_metadata
 from .phases import autoencoder_phase
 from .plans import Plans, pack
-from .run_store import Checkpoint, RunStore
+from .run_store import RunStore
 from .strategy import DomainStrategy, Metrics, OnRound
 
 STATE_VARIABLE = "MTMD_SERVER_STATE"

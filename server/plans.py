@@ -29,9 +29,9 @@ from mtmd_core.wire import (
     to_record,
 )
 
+from .checkpoints import Arrays, Checkpoint
 from .participation import training_sites
 from .phases import Phase, autoencoder_phase, segmentation_phase
-from .run_store import Arrays, Checkpoint
 
 
 class Plans:

@@ -9,7 +9,7 @@ from mtmd_core.objectives import contrasted
 from mtmd_core.prototype_arrays import MOST_SLICES, array_shapes, refusal
 from mtmd_core.wire import ArrayShape, ContrastPlan
 
-from .run_store import Arrays, Shelved
+from .checkpoints import Arrays, Shelved
 
 
 class PrototypeShelf:

@@ -7,7 +7,7 @@ from mtmd_core.prototype_similarities import prototype_similarities
 from mtmd_core.strategies import Contrast, strategy_named
 from mtmd_core.tensor_files import DamagedFileError, peek_tensors
 
-from .run_store import PROTOTYPES, Shelved
+from .checkpoints import PROTOTYPES, Shelved
 
 
 def released_prototypes(folder: Path, run: str | None) -> dict[str, Shelved]:

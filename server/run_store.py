@@ -8,12 +8,9 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from mtmd_core.config import AUTOENCODER, RunConfig
@@ -21,43 +18,19 @@ from mtmd_core.config_files import decisive_words, load_config, save_config
 from mtmd_core.durable import write_json, write_text
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.event_log import EventLog
-from mtmd_core.tensor_files import DamagedFileError, load_tensors, save_tensors
+from mtmd_core.tensor_files import DamagedFileError
 
+from .checkpoints import Arrays, Checkpoint, Shelved, is_damaged, load_checkpoint, run_of, save_checkpoint
 from .standing import Standing
 
 log = logging.getLogger(__name__)
 
-Arrays = dict[str, np.ndarray]
-OPTIMISER = "optimiser/"
-"""Begins the names of the server optimiser's state in a checkpoint; no parameter's name has a slash."""
-PROTOTYPES = "prototypes/"
-"""Begins the names of prototypes in a checkpoint: ``prototypes/<site>/<array>``."""
 AUDIT = "audit.jsonl"
 """Name of the log for machines."""
 SEGMENTATION = "segmentation"
 """What the run's last phase is called in it."""
 PARTS = (AUTOENCODER,)
 """Phases with files of their own, beside the run's last."""
-
-
-@dataclass(frozen=True)
-class Shelved:
-    """A site's last prototypes, and the round at whose end it made them."""
-
-    round: int
-    arrays: Arrays
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Shared parameters at the end of a round; where the run goes on from it, the server optimiser's state and the prototypes of
-    all sites as they were known then, too; of the best round what makes it that (:meth:`.model_choice.ModelChoice.state`)."""
-
-    round: int
-    shared: Arrays
-    optimiser: Mapping[str, Tensor] = field(default_factory=dict)
-    prototypes: Mapping[str, Shelved] = field(default_factory=dict)
-    choice: Mapping[str, Any] = field(default_factory=dict)
 
 
 class RunStore:
@@ -184,7 +157,7 @@ class RunStore:
         self._last_is_whole = last is not None
         checkpoint = last or self._load("previous")
         kept = [path for path in map(self._checkpoint_file, ("last", "previous")) if path.is_file()]
-        if checkpoint is None and kept and all(map(_is_damaged, kept)):
+        if checkpoint is None and kept and all(map(is_damaged, kept)):
             raise ConfigurationError(
                 f"{' and '.join(map(str, kept))} cannot be read, from which the run would go on: put one back from a copy, or "
                 "give another --state folder to begin a new run."
@@ -240,7 +213,7 @@ class RunStore:
         """The name of the run that a checkpoint here is of; which sites it has is learnt anew."""
         for path in self._checkpoints():
             with contextlib.suppress(DamagedFileError):
-                return {"name": load_tensors(path)[1]["run"], "finished": False}
+                return {"name": run_of(path), "finished": False}
         return {}
 
     def _checkpoints(self) -> list[Path]:
@@ -296,44 +269,10 @@ class RunStore:
         return [self, *(self.phase(part, self.rounds) for part in PARTS)]
 
     def _save(self, which: str, checkpoint: Checkpoint) -> None:
-        arrays = checkpoint.shared | {
-            f"{PROTOTYPES}{site}/{name}": array
-            for site, kept in checkpoint.prototypes.items()
-            for name, array in kept.arrays.items()
-        }
-        tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
-        tensors |= {f"{OPTIMISER}{name}": tensor for name, tensor in checkpoint.optimiser.items()}
-        facts = {"run": self.name, "round": checkpoint.round}
-        facts["prototypes"] = {site: kept.round for site, kept in checkpoint.prototypes.items()}
-        facts["choice"] = dict(checkpoint.choice)
-        save_tensors(self._checkpoint_file(which), tensors, facts)
+        save_checkpoint(self._checkpoint_file(which), self.name, checkpoint)
 
     def _load(self, which: str) -> Checkpoint | None:
-        path = self._checkpoint_file(which)
-        if not path.is_file():
-            return None
-        try:
-            tensors, facts = load_tensors(path)
-        except DamagedFileError as error:
-            log.warning("a checkpoint is passed over: %s", error)
-            return None
-        if facts["run"] != self.name:
-            return None
-        shared = {n: tensor.numpy() for n, tensor in tensors.items() if not n.startswith((OPTIMISER, PROTOTYPES))}
-        prototypes = {}
-        for site, round_ in facts.get("prototypes", {}).items():
-            own = _beginning_with(f"{PROTOTYPES}{site}/", tensors)
-            prototypes[site] = Shelved(round_, {name: tensor.numpy() for name, tensor in own.items()})
-        own = _beginning_with(OPTIMISER, tensors)
-        return Checkpoint(facts["round"], shared, own, prototypes, facts.get("choice", {}))
-
-
-def _is_damaged(path: Path) -> bool:
-    try:
-        load_tensors(path)
-    except DamagedFileError:
-        return True
-    return False
+        return load_checkpoint(self._checkpoint_file(which), self.name)
 
 
 def mark_finished(folder: Path) -> None:
@@ -345,7 +284,3 @@ def mark_finished(folder: Path) -> None:
         except ValueError:  # damaged: that it is finished is all that need be known of it
             facts = {}
         write_json(path, facts | {"finished": True})
-
-
-def _beginning_with(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

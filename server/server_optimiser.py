@@ -11,7 +11,7 @@ from mtmd_core.config import RunConfig
 from mtmd_core.training import build_optimiser, load_optimiser_tensors, optimiser_tensors, set_learning_rate
 from mtmd_core.wire import GRADIENT, SHARED
 
-from .run_store import Arrays
+from .checkpoints import Arrays
 
 DEFAULTS: dict[str, dict[str, float]] = {
     "fedavg": {"learning_rate": 1.0},

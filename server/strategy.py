@@ -13,12 +13,13 @@ from mtmd_core.wire import EVALUATE, NOTICE, TRAIN, to_record
 
 from .aggregation import average
 from .attendance import Attendance
+from .checkpoints import Arrays, Checkpoint
 from .fleet import Fleet
 from .gate import TRAINING_SLICES, Refusal, Reply, Visit, admit
 from .model_choice import VALIDATION_DICE, ModelChoice
 from .plans import Plans, pack
 from .prototype_shelf import PrototypeShelf
-from .run_store import Arrays, Checkpoint, RunStore
+from .run_store import RunStore
 from .server_optimiser import build_server_optimiser
 from .update_norms import RecentNorms
 

@@ -11,10 +11,11 @@ from mtmd_core.config_files import compose, save_config
 from mtmd_core.durable import write_json, write_text
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.refusals import Reason
+from server.checkpoints import Checkpoint
 from server.command import main
 from server.finished import finished_run, set_aside
 from server.report import write_report
-from server.run_store import Checkpoint, RunStore
+from server.run_store import RunStore
 from server.standing import REQUESTS
 from server.status import view
 

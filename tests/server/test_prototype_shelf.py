@@ -10,9 +10,9 @@ from mtmd_core.config_files import compose
 from mtmd_core.prototype_arrays import to_arrays
 from mtmd_core.prototype_summary import summarise
 from mtmd_core.wire import array_shape, misfit
+from server.checkpoints import Shelved
 from server.phases import autoencoder_phase, segmentation_phase
 from server.prototype_shelf import PrototypeShelf
-from server.run_store import Shelved
 
 SIZES = [4, 8, 16, 32, 64, 32, 16, 8, 4]
 

@@ -11,9 +11,10 @@ from page_checks import check_page
 
 from mtmd_core.config_files import compose, save_config
 from mtmd_core.durable import write_json
+from server.checkpoints import Shelved
 from server.live import LivePage
 from server.report import run_page, told_by, write_report
-from server.run_store import RunStore, Shelved
+from server.run_store import RunStore
 
 LINES = [
     {"round": round_, "site": site, "loss": 1 / round_, "bytes_to_site": 100, "bytes_from_site": 120}

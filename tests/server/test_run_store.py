@@ -6,7 +6,8 @@ import pytest
 from mtmd_core.config import RunConfig
 from mtmd_core.config_files import compose
 from mtmd_core.errors import ConfigurationError
-from server.run_store import Checkpoint, RunStore, Shelved
+from server.checkpoints import Checkpoint, Shelved
+from server.run_store import RunStore
 
 
 def config(*overrides: str) -> RunConfig:
@@ -164,7 +165,7 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(tmp_path, mon
     store = RunStore(tmp_path, config(), every_round=True)
     assert store.last().round == 1
     with monkeypatch.context() as full:
-        full.setattr("server.run_store.save_tensors", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
+        full.setattr("server.checkpoints.save_tensors", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
         with pytest.raises(OSError, match="disk is full"):
             store.save_last(2, arrays(2))
     assert RunStore(tmp_path, config(), every_round=True).last().round == 1

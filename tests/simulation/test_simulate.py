@@ -168,13 +168,13 @@ def test_a_phantom_joint_that_is_missing_is_made_beside_the_others(phantom_cache
     before = make_phantoms(compose("simulate", [*words]), Console(quiet=True))
     place = Path(before["knee"]).parent
     shutil.copytree(place, tmp_path / "phantoms" / place.name)
-    shutil.rmtree(tmp_path / "phantoms" / place.name / "knee")
+    shutil.rmtree(tmp_path / "phantoms" / place.name / "shoulder")
     config = compose("simulate", [*words[:2], f"data.cache_dir='{tmp_path / 'slices'}'"])
     after = make_phantoms(config, Console(quiet=True))
     for joint, folder in after.items():
         for path in Path(folder).rglob("*.nii.gz"):
             assert path.read_bytes() == (Path(before[joint]) / path.relative_to(folder)).read_bytes()
-    assert len(list(Path(after["knee"]).rglob("*.nii.gz"))) == 6
+    assert len(list(Path(after["shoulder"]).rglob("*.nii.gz"))) == 6
 
 
 @pytest.mark.parametrize(
