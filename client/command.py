@@ -9,7 +9,7 @@ from mtmd_core.arguments import CommandParser, exit_code_of
 from mtmd_core.strategies import FEDERATED_STRATEGIES
 from mtmd_core.words import DEVICES, RELEASES
 
-from .settings import OWN_FILE, SiteSettings, differing, load_settings, remember
+from .settings import OWN_FILE, SiteSettings, differing, load_settings, remember, require_data_folder
 
 _EPILOG = """\
 other commands (each has its own --help):
@@ -105,7 +105,6 @@ def _check(words: Sequence[str]) -> int:
     settings = _settings(parser, words)[0]
 
     from .check import check
-    from .supervisor import require_data_folder
 
     return check(require_data_folder(settings), settings.site)
 

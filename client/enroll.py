@@ -15,8 +15,7 @@ from mtmd_core.errors import ConfigurationError
 from mtmd_core.processes import exclusive
 from mtmd_core.site_card import SiteCard, write_card
 
-from .settings import OWN_FILE, SiteSettings, differing, remember
-from .supervisor import require_data_folder
+from .settings import OWN_FILE, SiteSettings, differing, remember, require_data_folder
 
 
 def enroll(settings: SiteSettings, given: Mapping[str, Any], authority: Path, new_key: bool = False) -> int:

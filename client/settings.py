@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from mtmd_core.errors import ConfigurationError
+from mtmd_core.errors import ConfigurationError, DataError
 from mtmd_core.minimum import MINIMUM
 from mtmd_core.settings import address, check_keys, file_layer, keep, require_loopback, shipped_layer, unkept
 from mtmd_core.sites import check_site_name
@@ -169,6 +169,25 @@ def from_plain(plain: Mapping[str, Any]) -> SiteSettings:
     """Undo :func:`to_plain`."""
     paths = {key: Path(plain[key]) for key in ("state", "data") if plain[key] is not None}
     return SiteSettings(**{**plain, **paths})
+
+
+def require_data_folder(settings: SiteSettings) -> Path:
+    """The folder of exams, if it looks like one; the worker reads it properly.
+
+    Raises:
+        ConfigurationError: if no folder is set.
+        DataError: if it has no ``dataset.json``.
+    """
+    if settings.data is None:
+        raise ConfigurationError(
+            f"no data folder is set for {settings.site}: give --data DIR once, or add 'data:' to "
+            f"{settings.state / OWN_FILE}."
+        )
+    if not (settings.data / "dataset.json").is_file():
+        raise DataError(
+            f"{settings.data} has no dataset.json; expected an nnU-Net raw folder (dataset.json, imagesTr, labelsTr)."
+        )
+    return settings.data
 
 
 def require_server(settings: SiteSettings) -> tuple[str, int]:

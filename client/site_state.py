@@ -20,7 +20,7 @@ from mtmd_core.config import AUTOENCODER
 from mtmd_core.data.identity import ExamRecord
 from mtmd_core.durable import write_json, write_text
 from mtmd_core.errors import ConfigurationError
-from mtmd_core.tensor_files import DamagedFileError, load_tensors, save_tensors
+from mtmd_core.tensor_files import DamagedFileError, load_if_whole, load_tensors, save_tensors
 
 log = logging.getLogger(__name__)
 
@@ -183,11 +183,8 @@ class DiskState:
     def private_upto(self, run: str, round_: int) -> dict[str, Tensor] | None:
         """See :class:`SiteState`. A damaged file is passed over, and the round before it used."""
         for known in sorted(self._rounds(run), reverse=True):
-            if known <= round_:
-                try:
-                    return load_tensors(self._path(run, known, "private"))[0]
-                except DamagedFileError as error:
-                    log.warning("the private parameters of round %d are passed over: %s", known, error)
+            if known <= round_ and (found := load_if_whole(self._path(run, known, "private"))) is not None:
+                return found[0]
         return None
 
     def before(self, run: str, round_: int) -> int:
@@ -205,15 +202,8 @@ class DiskState:
 
     def frozen(self, run: str, round_: int) -> dict[str, Tensor] | None:
         """See :class:`SiteState`."""
-        path = self._frozen_file(run)
-        if not path.is_file():
-            return None
-        try:
-            tensors, facts = load_tensors(path)
-        except DamagedFileError as error:
-            log.warning("a network that was kept is passed over: %s", error)
-            return None
-        return tensors if facts == {"run": run, "round": round_} else None
+        found = load_if_whole(self._frozen_file(run))
+        return found[0] if found is not None and found[1] == {"run": run, "round": round_} else None
 
     def note_exams(self, run: str, exams: ExamRecord) -> None:
         """See :class:`SiteState`."""

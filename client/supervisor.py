@@ -11,10 +11,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from mtmd_core.errors import ConfigurationError, DataError, RunFailedError, SiteError, UnreachableError
+from mtmd_core.errors import RunFailedError, SiteError, UnreachableError
 from mtmd_core.processes import (
     Interrupted,
     child_environment,
@@ -29,7 +28,7 @@ from mtmd_core.processes import (
 )
 
 from .knock import knocker
-from .settings import OWN_FILE, SiteSettings, require_server
+from .settings import SiteSettings, require_data_folder, require_server
 from .site_status import StatusFile, notice_line
 from .worker_process import WorkerProcess
 
@@ -82,25 +81,6 @@ def check_ready(settings: SiteSettings) -> None:
     """
     require_server(settings)
     require_data_folder(settings)
-
-
-def require_data_folder(settings: SiteSettings) -> Path:
-    """The folder of exams, if it looks like one; the worker reads it properly.
-
-    Raises:
-        ConfigurationError: if no folder is set.
-        DataError: if it has no ``dataset.json``.
-    """
-    if settings.data is None:
-        raise ConfigurationError(
-            f"no data folder is set for {settings.site}: give --data DIR once, or add 'data:' to "
-            f"{settings.state / OWN_FILE}."
-        )
-    if not (settings.data / "dataset.json").is_file():
-        raise DataError(
-            f"{settings.data} has no dataset.json; expected an nnU-Net raw folder (dataset.json, imagesTr, labelsTr)."
-        )
-    return settings.data
 
 
 class Supervisor:

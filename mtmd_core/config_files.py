@@ -144,6 +144,21 @@ def named_words(overrides: Sequence[str]) -> set[str]:
     return {override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))}
 
 
+def refuse_unheeded(overrides: Sequence[str], experiment: str, unheeded: Mapping[str, str]) -> None:
+    """Refuse words that an experiment would silently not heed.
+
+    Args:
+        overrides: of the command line.
+        experiment: its name.
+        unheeded: word → what to do instead, a clause.
+
+    Raises:
+        ConfigurationError: for the first of them by name.
+    """
+    for word in sorted(named_words(overrides) & unheeded.keys()):
+        raise ConfigurationError(f"experiment={experiment} does not heed {word}=: {unheeded[word]}.")
+
+
 def _check_words(overrides: Sequence[str]) -> None:
     groups = {"network": NETWORKS, "experiment": EXPERIMENTS}
     known = known_words()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from mtmd_core.durable import write_with
 from mtmd_core.errors import MtmdError
+
+log = logging.getLogger(__name__)
 
 
 class DamagedFileError(MtmdError):
@@ -54,6 +57,17 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
             f"{path} was altered after it was written, or is not one of mtmd's: its checksum is wrong."
         )
     return tensors, json.loads(metadata["facts"])
+
+
+def load_if_whole(path: Path) -> tuple[dict[str, Tensor], dict] | None:
+    """As :func:`load_tensors`; None where there is no file, and where it is damaged, which the log then says."""
+    if not path.is_file():
+        return None
+    try:
+        return load_tensors(path)
+    except DamagedFileError as error:
+        log.warning("passed over: %s", error)
+        return None
 
 
 def peek_tensors(path: Path, prefix: str) -> tuple[dict[str, Tensor], dict]:

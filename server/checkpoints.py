@@ -1,6 +1,5 @@
 """What a run goes on from: shared parameters at the end of a round, with all that belongs to them, in one file."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtmd_core.tensor_files import DamagedFileError, load_tensors, save_tensors
-
-log = logging.getLogger(__name__)
+from mtmd_core.tensor_files import DamagedFileError, load_if_whole, load_tensors, save_tensors
 
 Arrays = dict[str, np.ndarray]
 OPTIMISER = "optimiser/"
@@ -58,15 +55,10 @@ def save_checkpoint(path: Path, run: str, checkpoint: Checkpoint) -> None:
 
 def load_checkpoint(path: Path, run: str) -> Checkpoint | None:
     """A checkpoint of a run; None if the file is not there, damaged, or of another run."""
-    if not path.is_file():
+    found = load_if_whole(path)
+    if found is None or found[1]["run"] != run:
         return None
-    try:
-        tensors, facts = load_tensors(path)
-    except DamagedFileError as error:
-        log.warning("a checkpoint is passed over: %s", error)
-        return None
-    if facts["run"] != run:
-        return None
+    tensors, facts = found
     shared = {n: tensor.numpy() for n, tensor in tensors.items() if not n.startswith((OPTIMISER, PROTOTYPES))}
     prototypes = {}
     for site, round_ in facts.get("prototypes", {}).items():
@@ -88,7 +80,7 @@ def run_of(path: Path) -> str:
 def is_damaged(path: Path) -> bool:
     """Whether a checkpoint that is there cannot be read."""
     try:
-        load_tensors(path)
+        run_of(path)
     except DamagedFileError:
         return True
     return False

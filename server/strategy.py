@@ -317,11 +317,10 @@ class DomainStrategy(Strategy):
         by_round: dict[int, dict[str, dict]] = {}
         for line in self.store.metrics():
             by_round.setdefault(line["round"], {})[line["site"]] = line
-        for _, metrics in sorted(by_round.items()):
-            self._trained |= {site for site, line in metrics.items() if "steps" in line}
-            self.norms.add([line["update_norm"] for line in metrics.values() if "update_norm" in line])
         self.choice.load(best.choice if best else {})
         self._leave_out()
         for round_, metrics in sorted(by_round.items()):
+            self._trained |= {site for site, line in metrics.items() if "steps" in line}
+            self.norms.add([line["update_norm"] for line in metrics.values() if "update_norm" in line])
             if best and round_ - 1 > best.round:
                 self.choice.pass_over(round_ - 1, metrics)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from mtmd_core.config import RunConfig
-from mtmd_core.config_files import named_words, save_config
+from mtmd_core.config_files import refuse_unheeded, save_config
 from mtmd_core.data.site_data import SiteData, load_site
 from mtmd_core.durable import write_csv, write_json
 from mtmd_core.errors import ConfigurationError
@@ -58,11 +58,9 @@ def run_external(config: RunConfig, words: Sequence[str], folder: Path, console:
             scored: of unknown sites, with other structures, or seen by a run. Nothing has been scored by then.
         DataError: for exams that cannot be used.
     """
-    if left := named_words(words) & NOT_CHOSEN:
-        raise ConfigurationError(
-            f"experiment=external scores every run of study.folder, whatever {min(left)}= says: leave it out, or give the folder "
-            "of one run."
-        )
+    refuse_unheeded(
+        words, "external", dict.fromkeys(NOT_CHOSEN, "it scores every run of study.folder, so give that of one run")
+    )
     runs = _runs(config, console)
     _check_sites(config.sites, runs)
     given, config = config, replace(config, sites=unseen_exams(config, words, runs, console))

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mtmd_core.config import RunConfig
-from mtmd_core.config_files import named_words, save_config
+from mtmd_core.config_files import refuse_unheeded, save_config
 from mtmd_core.data.site_data import SiteData
 from mtmd_core.durable import write_json
 from mtmd_core.errors import ConfigurationError
@@ -43,13 +43,10 @@ def run_figures(config: RunConfig, words: Sequence[str], folder: Path, console: 
         ConfigurationError: without a folder, if it holds no finished run of these, if runs that stand side by side see other
             slices, or if a run's exams have changed.
     """
+    refuse_unheeded(words, "figures", dict.fromkeys(("fold", "study.folds"), "it draws every fold that is finished"))
     finished, unfinished = runs_asked_for(config, console)
     source, wanted = Path(config.study.folder), _wanted(finished, config)
     captions: dict[str, str] = {}
-    if "study.folds" in named_words(words) or "fold" in named_words(words):
-        raise ConfigurationError(
-            "experiment=figures draws every fold that is finished: leave fold= and study.folds= out."
-        )
     networks = dict.fromkeys(run.key.network for run in wanted)
     by_network = {network: [run for run in wanted if run.key.network == network] for network in networks}
     for network, own in by_network.items():

@@ -8,9 +8,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from mtmd_core.config import RunConfig
-from mtmd_core.config_files import named_words
+from mtmd_core.config_files import refuse_unheeded
 from mtmd_core.durable import read_json_lines, write_csv
-from mtmd_core.errors import ConfigurationError
 from mtmd_core.page.rounds import totals
 
 from ..comparison import (
@@ -29,14 +28,14 @@ from ..ladder_plot import draw_ladder
 from ..study import Outcome, carry_out
 
 CHOSEN_BY_RUNGS = {
-    "fold": "study.folds=[…]",
-    "mode": "which rungs are wanted with study.rungs=[…]",
-    "strategy": "study.strategies=[…]",
-    "study.networks": "network=, for all rungs have the same",
-    "federation.rounds": "training.steps= and study.local_steps=[…]",
-    "federation.local_steps": "study.local_steps=[…]",
-    "federation.autoencoder_rounds": "autoencoder.steps= and study.local_steps=[…]",
-    "federation.validate_every_rounds": "training.validate_every_steps=",
+    "fold": "say study.folds=[…]",
+    "mode": "say with study.rungs=[…] which rungs are wanted",
+    "strategy": "say study.strategies=[…]",
+    "study.networks": "all rungs have the same network, so say network=",
+    "federation.rounds": "say training.steps= and study.local_steps=[…]",
+    "federation.local_steps": "say study.local_steps=[…]",
+    "federation.autoencoder_rounds": "say autoencoder.steps= and study.local_steps=[…]",
+    "federation.validate_every_rounds": "say training.validate_every_steps=",
 }
 """Words of one run → what says the same of a ladder's."""
 MEGABYTE = 1e6
@@ -55,9 +54,7 @@ def run_ladder(config: RunConfig, words: Sequence[str], folder: Path, console: C
     Raises:
         ConfigurationError: for words that rungs choose for themselves, and if runs cannot be as they are asked for.
     """
-    for word, instead in CHOSEN_BY_RUNGS.items():
-        if word in named_words(words):
-            raise ConfigurationError(f"experiment=ladder makes several runs: instead of {word}=, say {instead}.")
+    refuse_unheeded(words, "ladder", CHOSEN_BY_RUNGS)
     given, config = config, replace(config, sites=config.sites or make_phantoms(config, console))
     outcome = carry_out(plan_ladder(config, folder), given, folder, console)
     methods = {rung: _method(rung, outcome, config) for rung in rungs_of(config)}

@@ -165,10 +165,11 @@ def _carry_out(orders: list[_Order], workers: int) -> Iterator[tuple[_Order, dic
 
 @contextlib.contextmanager
 def _ignored_by_children(number: signal.Signals) -> Iterator[None]:
-    """Have processes that are started here ignore a signal from their first instruction on."""
-    if (
-        threading.current_thread() is not threading.main_thread()
-    ):  # which alone may say what signals do, and receives them
+    """Have processes that are started here ignore a signal from their first instruction on.
+
+    Elsewhere than in the main thread, which alone may say what signals do, it changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(number, signal.SIG_IGN)

@@ -9,7 +9,7 @@ from scipy import ndimage
 from .anatomy import Bone, Tube
 from .atlas import AtlasBone, load_atlas
 from .child import Child, Pose
-from .lattice import Lattice, SliceSampler, empty_lattice, smooth_noise, within
+from .lattice import Lattice, SliceSampler, empty_lattice, smooth_noise
 
 FAR_MM = 12.0
 SOFT_LATTICE_POINTS = 600_000
@@ -108,7 +108,7 @@ def _place_bone(
     has_physis = tissue.physis is not None
     from_physis = np.zeros_like(distance.values) if has_physis else None
     i, j, k = distance.axes()
-    samplers = [SliceSampler(u, within(u, (i, j, k))) for u in shape_variation]
+    samplers = [SliceSampler.of_all(u, (i, j, k)) for u in shape_variation]
     for n, z in enumerate(k):
         q = frame.plane(i, j, z)
         for axis, sampler in enumerate(samplers):
@@ -197,14 +197,10 @@ def _soft_tissue(
     names += ["context"] if anatomy.context_bones else []
     names += ["lung"] if anatomy.lung else []
     soft = {name: np.empty_like(template.values) for name in names}
-
-    def sampler(lattice: Lattice) -> SliceSampler:
-        return SliceSampler(lattice, within(lattice, (i, j, k)))
-
-    samplers = [sampler(u) for u in shape_variation]
+    samplers = [SliceSampler.of_all(u, (i, j, k)) for u in shape_variation]
     # Limbs are no tubes: bend the coordinates of soft tissue by a few millimetres.
-    bends = [sampler(smooth_noise(rng, extent_mm, 22.0)) for _ in range(3)]
-    fat = sampler(smooth_noise(rng, extent_mm, 30.0))
+    bends = [SliceSampler.of_all(smooth_noise(rng, extent_mm, 22.0), (i, j, k)) for _ in range(3)]
+    fat = SliceSampler.of_all(smooth_noise(rng, extent_mm, 30.0), (i, j, k))
     for n, z in enumerate(k):
         q = frame.plane(i, j, z)
         for axis in range(3):

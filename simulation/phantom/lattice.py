@@ -60,16 +60,6 @@ def empty_lattice(low_mm: np.ndarray, high_mm: np.ndarray, step_mm: float) -> La
     return Lattice(np.asarray(low_mm) - 2 * step_mm, step_mm, np.zeros(count[::-1], np.float32))
 
 
-def within(lattice: Lattice, axes: Axes) -> Axes:
-    """Axes of a grid of which all is in reach of a lattice: what lies beyond takes the border's coordinate.
-
-    Spare cells of a coarse grid, outside the field of view, reach further than those of a finer lattice.
-    """
-    reach = zip(axes, lattice.origin_mm, lattice.values.shape[::-1], strict=True)
-    i, j, k = (np.clip(a, o + lattice.step_mm, o + lattice.step_mm * (n - 2 - 1e-6)) for a, o, n in reach)
-    return i, j, k
-
-
 def smooth_noise(rng: np.random.Generator, extent_mm: np.ndarray, cell_mm: float) -> Lattice:
     """White noise of unit variance on a lattice over the field of view: a smooth texture of grain `cell_mm`."""
     noise = empty_lattice(-extent_mm / 2, extent_mm / 2, cell_mm)
@@ -124,6 +114,16 @@ class SliceSampler:
         self.window = (covered[1], covered[0])
         empty = any(part.start == part.stop for part in covered)
         self.slices = range(0) if empty else range(covered[2].start, covered[2].stop)
+
+    @classmethod
+    def of_all(cls, lattice: Lattice, axes: Axes) -> "SliceSampler":
+        """A sampler that covers all of a grid: what lies beyond the lattice takes its border's value.
+
+        Spare cells of a coarse grid, outside the field of view, reach further than those of a finer lattice.
+        """
+        reach = zip(axes, lattice.origin_mm, lattice.values.shape[::-1], strict=True)
+        i, j, k = (np.clip(a, o + lattice.step_mm, o + lattice.step_mm * (n - 2 - 1e-6)) for a, o, n in reach)
+        return cls(lattice, (i, j, k))
 
     def sample(self, k: int) -> np.ndarray:
         """Values on slice `k`, float32 with axes (j, i), over the window."""

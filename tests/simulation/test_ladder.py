@@ -157,7 +157,7 @@ def test_the_table_holds_each_rung_against_its_twin_and_local_training(folders, 
 def test_words_that_rungs_choose_for_themselves_are_refused(folders, tmp_path):
     for word in ("fold=1", "federation.rounds=3", "++federation.local_steps=2", "strategy=dsl_msc"):
         words = [*ladder_words(folders, *LADDER), word]
-        with pytest.raises(ConfigurationError, match=r"instead of .*=, say (study|training)\."):
+        with pytest.raises(ConfigurationError, match=r"experiment=ladder does not heed .*=: say (study|training)\."):
             simulate(compose("simulate", words), tmp_path / "out", Console(quiet=True), words)
     assert not (tmp_path / "out" / "runs").exists()
 

@@ -27,7 +27,7 @@ from simulation.phantom.child import Child, Pose, make_child, smallest_gap_mm
 from simulation.phantom.difficulty import best_window_dice
 from simulation.phantom.exam import ANATOMIES
 from simulation.phantom.geometry import Scene, build_scene, tube_distance
-from simulation.phantom.lattice import Grid, Lattice, SliceSampler, cubic_weights
+from simulation.phantom.lattice import Grid, SliceSampler
 from simulation.phantom.tissue import CONTRASTS, SlicePainter, occupancy
 
 SMALL = (48, 48, 24)
@@ -50,35 +50,6 @@ def small_scene(joint: str, index: int = 0) -> tuple[Scene, Grid]:
 
 def centre_ras(exam: PhantomExam, label: int) -> np.ndarray:
     return nib.affines.apply_affine(exam.affine, np.argwhere(exam.labels == label).mean(0))
-
-
-# ---------------------------------------------------------------- lattices
-
-
-def test_cubic_interpolation_reproduces_quadratics() -> None:
-    axes = np.arange(9.0), np.arange(8.0), np.arange(7.0)
-
-    def quadratic(i, j, k):
-        return 0.3 * i * i - i * j + 0.5 * j * j + 2 * k - 0.25 * k * k
-
-    k, j, i = np.meshgrid(*reversed(axes), indexing="ij")
-    lattice = Lattice(np.zeros(3), 1.0, quadratic(i, j, k).astype(np.float32))
-    positions = (np.array([1.0, 2.25, 6.9]), np.array([1.5, 4.75]), np.array([1.3, 4.6]))
-    sampler = SliceSampler(lattice, positions)
-    for n in sampler.slices:
-        expected = quadratic(positions[0][None, :], positions[1][:, None], positions[2][n])
-        np.testing.assert_allclose(sampler.sample(n), expected, atol=1e-5)
-    first, weights = cubic_weights(np.array([2.5]))
-    assert first == [1]
-    np.testing.assert_allclose(weights, [[-1 / 16, 9 / 16, 9 / 16, -1 / 16]])
-
-
-def test_a_sampler_is_silent_where_its_lattice_does_not_reach() -> None:
-    lattice = Lattice(np.array([0.0, 0.0, 0.0]), 1.0, np.ones((6, 6, 6), np.float32))
-    sampler = SliceSampler(lattice, (np.arange(-5.0, 10.0), np.arange(0.0, 3.0), np.arange(-9.0, 9.0)))
-    assert sampler.window == (slice(1, 3), slice(6, 9))
-    assert sampler.slices == range(10, 13)
-    assert SliceSampler(lattice, (np.arange(50.0, 60.0), np.arange(3.0), np.arange(3.0))).slices == range(0)
 
 
 # ---------------------------------------------------------------- geometry
