@@ -31,8 +31,9 @@ AUTOENCODER = "autoencoder"
 AUTOENCODER_STRIDE = 16
 """How many times larger its slices are than its code."""
 ORDERS = ("second", "first")
-LADDER_VARIANTS = ("int8", "first_order", "own_batch", "noised")
-"""What ``experiment=ladder`` changes in one federation each: how updates travel, or one word of ``prototypes``."""
+LADDER_VARIANTS = ("int8", "first_order", "own_batch", "noised", "lockstep")
+"""What ``experiment=ladder`` changes in one federation each: how updates travel, one word of ``prototypes``, or that sites send
+gradients."""
 NO_WEIGHTS = "none"
 IMAGENET = "imagenet"
 WEIGHT_FILES = (".pth", ".safetensors")

@@ -18,8 +18,9 @@ from mtmd_core.words import NO_RELEASE, check_one_of
 
 from .study import PlannedRun, threads_each
 
-LOCAL, CONSENSUS, POOLED = "local", "consensus", "pooled"
-"""Every site alone; models of every site alone whose shared parameters are averaged once, at the end; pooled training."""
+LOCAL, CONSENSUS, LOCKSTEP, POOLED = "local", "consensus", "lockstep", "pooled"
+"""Every site alone; models of every site alone whose shared parameters are averaged once, at the end; a federation whose sites
+send the gradient of every step; pooled training."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,13 @@ class Rung:
     def name(self) -> str:
         """What it is called in tables, and its folder.
 
-        >>> Rung("individual", LOCAL).name, Rung("dsl", local_steps=10).name, Rung("dsl", POOLED).name
-        ('local', 'dsl_10', 'dsl_pooled')
+        >>> Rung("individual", LOCAL).name, Rung("dsl", local_steps=10).name, Rung("dsl", LOCKSTEP, 1).name
+        ('local', 'dsl_10', 'dsl_lockstep')
         """
         if self.kind in (LOCAL, CONSENSUS):
             return self.kind
-        parts = (self.strategy, self.kind if self.kind == POOLED else str(self.local_steps), self.variant)
+        way = self.kind if self.kind in (LOCKSTEP, POOLED) else str(self.local_steps)
+        parts = (self.strategy, way, self.variant)
         return "_".join(filter(None, parts))
 
     @property
@@ -77,8 +79,9 @@ def rungs_of(config: RunConfig) -> list[Rung]:
 def _all_rungs(study: StudyConfig) -> list[Rung]:
     """Local, consensus, then of every strategy its federations and the pooled twin, then variants.
 
-    Variants go with the middle number of local steps: int8 updates of the last strategy, and of the first strategy with
-    a contrast the first-order prototypes, the own-batch terms and noise, those of them that ``study.variants`` names.
+    Those that ``study.variants`` names, in its order: the last strategy in lock-step; with the middle number of local steps
+    int8 updates of the last strategy, and of the first strategy with a contrast the first-order prototypes, the own-batch
+    terms and noise.
     """
     rungs = [Rung("individual", LOCAL), Rung("dsl", CONSENSUS)]
     for strategy in study.strategies:
@@ -87,6 +90,9 @@ def _all_rungs(study: StudyConfig) -> list[Rung]:
     middle = sorted(study.local_steps)[len(study.local_steps) // 2]
     contrasted = [name for name in study.strategies if strategy_named(name).contrast is not Contrast.NONE]
     for variant in study.variants:
+        if variant == LOCKSTEP:
+            rungs.append(Rung(study.strategies[-1], LOCKSTEP, local_steps=1))
+            continue
         takers = study.strategies[-1:] if variant == INT8 else contrasted[:1]
         rungs += [Rung(name, local_steps=middle, variant=variant) for name in takers]
     return rungs
@@ -127,13 +133,15 @@ def rung_config(config: RunConfig, rung: Rung, fold: int) -> RunConfig:
     own = replace(config, experiment=None, strategy=rung.strategy, fold=fold, threads=threads_each(config))
     if rung.kind == POOLED:
         return checked(replace(own, mode="centralised"))
+    if rung.kind in (LOCAL, LOCKSTEP):
+        # Nothing is shared in any way, or nothing but gradients, in one way.
+        federation = FederationConfig(
+            calibration_batches=federation.calibration_batches, lockstep=rung.kind == LOCKSTEP
+        )
     if rung.kind == LOCAL:
         # Alone, a network sees the whole batch (Table 1 of the paper); here a site's images are as many as in a federation.
         share = share_of_batch(training.batch_size, len(config.sites), "training.batch_size")
         own = replace(own, training=replace(training, batch_size=share))
-        federation = FederationConfig(
-            calibration_batches=federation.calibration_batches
-        )  # nothing is shared in any way
     if rung.kind == CONSENSUS:
         federation = replace(
             federation, server_optimiser=ServerOptimiserConfig()

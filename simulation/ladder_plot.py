@@ -6,11 +6,11 @@ from pathlib import Path
 from mtmd_core.statistics import mean_and_deviation
 
 from .comparison import Method
-from .ladder import CONSENSUS, LOCAL, POOLED, Rung
+from .ladder import CONSENSUS, LOCAL, LOCKSTEP, POOLED, Rung
 
-COLOURS = {LOCAL: "#000000", CONSENSUS: "#000000", POOLED: "#d55e00", "federated": "#0072b2"}
+COLOURS = {LOCAL: "#000000", CONSENSUS: "#000000", POOLED: "#d55e00", LOCKSTEP: "#009e73", "federated": "#0072b2"}
 """Kind → colour; told apart by the colour-blind (Okabe and Ito 2008), and by their markers."""
-MARKERS = {LOCAL: "s", CONSENSUS: "D", POOLED: "^", "federated": "o"}
+MARKERS = {LOCAL: "s", CONSENSUS: "D", POOLED: "^", LOCKSTEP: "v", "federated": "o"}
 
 
 def draw_ladder(methods: Mapping[Rung, Method], path: Path) -> None:

@@ -8,12 +8,12 @@ from finished_runs import finish
 from rich.console import Console
 from tiny_sites import ladder_words, write_sites
 
-from mtmd_core.config import RunConfig, ServerOptimiserConfig
+from mtmd_core.config import FederationConfig, RunConfig, ServerOptimiserConfig
 from mtmd_core.config_files import compose, decisive_words
 from mtmd_core.durable import write_text
 from mtmd_core.errors import ConfigurationError
 from simulation.command import simulate
-from simulation.ladder import Rung, plan_ladder, rungs_of
+from simulation.ladder import LOCKSTEP, POOLED, Rung, plan_ladder, rungs_of
 
 LADDER = (
     "experiment=ladder",
@@ -67,6 +67,25 @@ def test_variants_are_those_that_are_asked_for(folders, tmp_path):
     assert [run.key.rung.name for run in without] == NAMES[:-4]
     with pytest.raises(ConfigurationError, match=r"study\.variants=int4 is not known"):
         ladder_config(folders, "study.variants=[int4]")
+
+
+def test_lock_step_is_pooled_training_in_as_many_rounds_as_steps(folders, tmp_path):
+    words = (
+        "study.variants=[lockstep]", "study.folds=[0]", "federation.server_optimiser.learning_rate=1.7",
+        "federation.update_encoding=bfloat16", "federation.calibration_batches=3",
+    )  # fmt: skip
+    planned = {run.key.rung: run.config for run in plan_ladder(ladder_config(folders, *words), tmp_path)}
+    rung = Rung("dsl_msc", LOCKSTEP, local_steps=1)
+    assert list(planned)[-1] == rung
+    assert rung.name == "dsl_msc_lockstep"
+    assert rung.twin == Rung("dsl_msc", POOLED)
+    own = planned[rung]
+    assert own.federation == FederationConfig(
+        lockstep=True, local_steps=1, rounds=12, autoencoder_rounds=6, validate_every_rounds=6, calibration_batches=3
+    )
+    assert (own.mode, own.training) == ("federated", planned[rung.twin].training)
+    with pytest.raises(ConfigurationError, match="lockstep=true cannot reproduce strategy=shared"):
+        plan_ladder(ladder_config(folders, "study.variants=[lockstep]", "study.strategies=[shared]"), tmp_path)
 
 
 def test_models_that_are_averaged_once_are_averaged_and_no_more(folders, tmp_path):
