@@ -19,11 +19,11 @@ from mtmd_core.errors import ConfigurationError, SiteError
 from mtmd_core.networks.build import count_parameters
 from mtmd_core.networks.memory import training_bytes
 from mtmd_core.quantities import say_duration
+from mtmd_core.round_slices import Rounds
 from mtmd_core.strategies import Contrast, Sharing, strategy_named
 from mtmd_core.wire import ContrastPlan, PriorPlan, RoundPlan, Terms
 
 from .prior import autoencoder_plan
-from .round_slices import slices_behind
 
 MEGABYTE = 1_000_000
 TELLING_FRACTION = 0.1
@@ -103,7 +103,7 @@ class Limits:
             )
 
     def require_slices(self, plan: RoundPlan, steps: int, batch: int) -> None:
-        """Refuse a round whose update would be made of fewer slices than ``min_round_slices``, if anything of it leaves.
+        """Refuse a round if its update, or the last round's, would be made of fewer slices than ``min_round_slices``.
 
         Args:
             plan: of the round.
@@ -116,15 +116,15 @@ class Limits:
         least = self.values.get("min_round_slices")
         if least is None or strategy_named(plan.strategy).sharing is Sharing.NOTHING:
             return
-        behind = slices_behind(plan, steps, batch)
+        rounds = Rounds(plan.rounds, plan.learning_rate, plan.learning_rate_decay, plan.proximal_mu)
+        behind, round_ = rounds.fewest_behind(plan.round, steps, batch)
         if behind < least:
             raise RefusedPlanError(
-                f"the plan's update would be made of {behind:.4g} slices ({steps} steps of {batch}, each as far as learning_rate "
-                f"{plan.learning_rate:g}, learning_rate_decay {plan.learning_rate_decay} and proximal_mu {plan.proximal_mu:g} "
-                f"let it count), but this site's min_round_slices is {least}, for images can be inferred from an update of few: "
-                "have the coordinator ask for more local steps or larger batches, or lower limits.min_round_slices in site.yaml "
-                "(read at its next start) "
-                "if an update of so few may leave"
+                f"the update of round {round_} would be made of {behind:.4g} slices ({steps} steps of {batch}, each as far as "
+                f"learning_rate {plan.learning_rate:g}, learning_rate_decay {plan.learning_rate_decay} and "
+                f"proximal_mu {plan.proximal_mu:g} let it count), but this site's min_round_slices is {least}, for images can "
+                "be inferred from an update of few: have the coordinator ask for more local steps or larger batches, or lower "
+                "limits.min_round_slices in site.yaml (read at its next start) if an update of so few may leave"
             )
 
     def watch(self, steps: int) -> Callable[[int], None]:

@@ -164,15 +164,15 @@ class FederationConfig:
     ``proximal_mu`` above 0 its shared parameters are held near those it received (FedProx). ``participation`` is the share of
     sites that train in a round. Sites weigh alike or by their training slices (``site_weights``). ``update_encoding`` says in
     how many bits an update travels (:mod:`mtmd_core.update_encoding`). ``lockstep``: one step a round, sites return gradients,
-    the server holds the optimiser of what is shared, so that the federation is centralised training.
+    the server holds the optimiser of what is shared, so that the federation is centralised training, evaluated as that is.
 
     Strategies with an anatomical prior federate their auto-encoder first, for ``autoencoder_rounds`` of the same kind.
     Before a received model is evaluated, a site measures its running statistics anew over ``calibration_batches`` batches
-    (:mod:`mtmd_core.calibration`). ``expected_sites`` sites must be there before the first round starts; a round closes on
-    ``quorum`` replies (all of them when not given) once ``round_timeout_seconds`` have passed, and a run stops that has fewer
-    sites left. A site that was refused ``refusals_before_set_aside`` times in a row is asked no more until it is readmitted, one
-    that is revoked until it is admitted again; an update of more than
-    ``outlying_norm_factor`` times the usual norm is refused (:mod:`server.update_norms`; no limit when not given).
+    (:mod:`mtmd_core.calibration`; not in lock-step). ``expected_sites`` sites must be there before the first round starts; a
+    round closes on ``quorum`` replies (all of them when not given) once ``round_timeout_seconds`` have passed, and a run stops
+    that has fewer sites left. A site that was refused ``refusals_before_set_aside`` times in a row is asked no more until it is
+    readmitted, one that is revoked until it is admitted again; an update of more than ``outlying_norm_factor`` times the usual
+    norm is refused (:mod:`server.update_norms`; no limit when not given).
     """
 
     rounds: int = 10
@@ -229,7 +229,8 @@ class StudyConfig:
     Among ``strategies``, ``transfer`` stands for a transfer from every site. ``local_steps`` are those a round that
     ``experiment=ladder`` compares, ``variants`` the federations unlike the others in one word that it adds, ``rungs`` those
     that it makes by name beside local, all of them where it is empty. ``folder`` is that of a study, or of one run, whose
-    finished runs ``experiment=figures`` draws and ``experiment=external`` scores.
+    finished runs ``experiment=figures`` draws and ``experiment=external`` scores, with running statistics measured anew over
+    ``calibration_batches`` batches of their own training slices where that is not 0.
     """
 
     networks: list[str] = field(default_factory=lambda: ["att_unet"])
@@ -240,6 +241,7 @@ class StudyConfig:
     rungs: list[str] = field(default_factory=list)
     jobs: int = 1
     folder: str | None = None
+    calibration_batches: int = 0
 
 
 @dataclass

@@ -74,6 +74,7 @@ LEAST = {
     "autoencoder.epochs": 1,
     "autoencoder.steps": 1,
     "study.jobs": 1,
+    "study.calibration_batches": 0,
     "phantoms.exams": 3,
     "phantoms.seed": 0,
     "fold": 0,

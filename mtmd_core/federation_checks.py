@@ -101,6 +101,10 @@ def _federated_choices(federation: FederationConfig) -> dict[str, object]:
 
 def _check_lockstep(config: RunConfig, choices: dict[str, object]) -> None:
     """Lock-step is centralised training in another place: what would make it anything else is an error."""
+    if config.experiment == "ladder":
+        raise ConfigurationError(
+            "federation.lockstep=true is one rung of experiment=ladder: leave it out, and say study.variants=[lockstep]."
+        )
     if config.federation.local_steps != 1 or config.federation.local_epochs is not None:
         raise ConfigurationError(
             "federation.lockstep=true takes one step a round, as pooled training does between two updates: give "

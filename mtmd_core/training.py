@@ -7,27 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from mtmd_core.data.batches import Batch, SliceSource, draw_batch
+from mtmd_core.learning_rate import decayed
 from mtmd_core.objectives import Objective, Segmentation, gradient_norms
 
 OnStep = Callable[[int, float], None]
 """Called after each step with the step's number and its loss."""
 LOSS = "loss"
 """Name of the sum of all terms."""
-
-
-def decayed(learning_rate: float, decay: str, step: int, steps: int) -> float:
-    """The learning rate of a step: as it is, or under ``linear`` decay falling in equal parts, to reach 0 after the last step.
-
-    Args:
-        learning_rate: of the first step.
-        decay: ``none`` or ``linear``.
-        step: counted from 0.
-        steps: of the whole training.
-
-    >>> [decayed(0.1, "linear", step, 4) for step in (0, 2, 3)]
-    [0.1, 0.05, 0.025]
-    """
-    return learning_rate * (1 - step / steps) if decay == "linear" else learning_rate
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from .init import init
 from .settings import OWN_FILE, ServerSettings, differing, load_settings, parse_sites, remember
 
 if TYPE_CHECKING:
+    from mtmd_core.config import RunConfig
+
     from .door_process import DoorProcess
     from .progress import RunDisplay
     from .superlink import SuperLink
@@ -173,7 +175,7 @@ def serve(settings: ServerSettings, given: Mapping[str, Any], new: bool = False)
         run_id, submitted = None, None
         try:
             with RunDisplay() as display, live_page(settings, display.say):
-                for line in _beginning(settings, given, kept, new):
+                for line in _beginning(settings, given, config, kept, new):
                     display.say(line)
                 if door is not None:
                     door.require_free()
@@ -201,8 +203,11 @@ def serve(settings: ServerSettings, given: Mapping[str, Any], new: bool = False)
                     print(f"the run's page: {write_report(settings.state)}")
 
 
-def _beginning(settings: ServerSettings, given: Mapping[str, Any], kept: Path | None, new: bool) -> Iterator[str]:
+def _beginning(
+    settings: ServerSettings, given: Mapping[str, Any], config: "RunConfig", kept: Path | None, new: bool
+) -> Iterator[str]:
     """What to say before a run begins; ``kept``: where a finished one lies that was set aside."""
+    from .foreseen import updates_of_few_slices
     from .superlink import HOST
 
     host = HOST if settings.insecure else settings.listen
@@ -220,6 +225,7 @@ def _beginning(settings: ServerSettings, given: Mapping[str, Any], kept: Path | 
             if name not in admitted:
                 how = "revoked" if name in entries else "not admitted here yet"
                 yield f"{name} is {how}; those that are admitted: {', '.join(admitted) or 'none'}"
+    yield from updates_of_few_slices(config)
     if settings.insecure:
         why = "--insecure" if given.get("insecure") else f"{settings.state / OWN_FILE} says 'insecure: true'"
         yield f"PLAIN HTTP, nothing is encrypted and nobody shows who they are, for trials only: {why}"

@@ -146,10 +146,12 @@ class Fleet(Grid):
         replies: dict[str, Message] = {}
         pause = POLL_SECONDS[0]
         self._send(waiting, out, homeless)
-        while time.monotonic() < deadline and any(
+        in_time = True  # sending may have taken all the time there is: a simulation's sites work meanwhile
+        while in_time and any(
             errand.site not in replies and self._is_expected(errand.site) and errand.site not in self._left_out
             for errand in waiting
         ):
+            in_time = time.monotonic() < deadline
             # Flower waits long for a reply whose sender was stopped half-way; a revoked site's is not wanted any more.
             wanted = [key for key, errand in out.items() if self._is_expected(errand.site)]
             came = list(self._grid.pull_messages(wanted))

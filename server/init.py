@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mtmd_core.arguments import CommandParser
+from mtmd_core.errors import ConfigurationError
 
 from .settings import load_settings
 
@@ -27,7 +28,7 @@ def init(words: Sequence[str]) -> int:
     parser.add_argument(
         "--renew",
         action="store_true",
-        help="a fresh server certificate by the same authority; hospitals need nothing new",
+        help="a fresh server certificate by the same authority, for the names of the last one or for all that --name gives",
     )
     given = parser.parse(words)
     settings = load_settings({"state": given.state})
@@ -45,21 +46,32 @@ def init(words: Sequence[str]) -> int:
 
     certificates, now = certificates_in(settings.state), datetime.now(UTC)
     require_names(given.name)
+    names, before = given.name, []
     if given.renew:
-        names = given.name or names_in(load_certificate(certificates.server))
+        try:
+            before = names_in(load_certificate(certificates.server))
+        except ConfigurationError:
+            if not names:  # a damaged one is made anew under names that are given
+                raise
+        names = names or before
     else:
-        names = given.name
         create_authority(certificates, now)
     issue_server_certificate(certificates, names, now)
     authority, server = load_certificate(certificates.authority), load_certificate(certificates.server)
+    place = f" --state {given.state}" if given.state is not None else ""
     print(f"authority   {certificates.authority}, valid until {authority.not_valid_after_utc:%Y-%m-%d}")
     print(f"server      for {', '.join(every_name(names))}, valid until {server.not_valid_after_utc:%Y-%m-%d}")
     if given.renew:
         print("hospitals need nothing new; a server that runs shows the new certificate after its next start")
+        if dropped := [name for name in before if name not in every_name(names)]:
+            every = " ".join(f"--name {name}" for name in (*dropped, *names))
+            print(
+                f"but for those that call it {', '.join(dropped)}, which it is no longer: `mtmd-server init{place} --renew "
+                f"{every}` makes it all of these"
+            )
         return 0
     host = names[0] if names else every_name(names)[-1]
     address = f"[{host}]:{settings.port}" if ":" in host else f"{host}:{settings.port}"
-    place = f" --state {given.state}" if given.state is not None else ""
     print(
         f"\nhand to each hospital\n"
         f"  file         {certificates.authority}\n"

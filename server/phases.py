@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from mtmd_core.config import AUTOENCODER, NetworkConfig, RunConfig
+from mtmd_core.learning_rate import decayed
 from mtmd_core.seeds import derive_seed
 from mtmd_core.strategies import Contrast, strategy_named
-from mtmd_core.training import decayed
 from mtmd_core.wire import ContrastPlan
 
 

@@ -148,7 +148,7 @@ class Plans:
             learning_rate=self.phase.learning_rate,
             augment=config.training.augment,
             autocast=config.training.autocast,
-            calibration_batches=config.federation.calibration_batches,
+            calibration_batches=0 if config.federation.lockstep else config.federation.calibration_batches,
             validate=validate,
             test=test,
             best_round=best_round,

@@ -77,7 +77,9 @@ def view(state: Path, now: float) -> RunView:
             f"{state / 'run.json'} is damaged: the next start of mtmd-server makes it anew, and goes on."
         )
     if facts is None:
-        raise ConfigurationError(f"{state} holds no run: give the --state folder that mtmd-server was given.")
+        raise ConfigurationError(
+            f"{state} holds no run: none was begun there yet, or give the --state folder that mtmd-server was given."
+        )
     progress, outcome = read_json(state / "progress.json") or {}, read_json(state / "outcome.json")
     word = _state(facts, outcome, is_held(state))
     pace, last = _pace(state, facts["name"])

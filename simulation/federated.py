@@ -147,6 +147,7 @@ def _shown(display: RunDisplay, title: str, rounds: int) -> OnRound:
 def build_site(config: RunConfig, data: SiteData, folder: Path, display: RunDisplay) -> Site:
     """One site of the simulation, with its memory in the run's folder."""
     ledger = Ledger(folder / "ledgers" / f"{data.site}.jsonl") if config.federation.ledger else None
+    released = folder / MEMORY / f"{data.site}.privacy.json"  # a run that was stopped goes on from what it has spent
     return Site(
         name=data.site,
         structures=len(data.structures),
@@ -154,7 +155,7 @@ def build_site(config: RunConfig, data: SiteData, folder: Path, display: RunDisp
         state=DiskState(folder / MEMORY / data.site),
         outbox=Outbox(config.federation.release, ledger),
         device=choose_device(config.device),
-        policy=PrototypePolicy(budget=PrivacyBudget(seed=derive_seed(config.seed, "noise", data.site))),
+        policy=PrototypePolicy(budget=PrivacyBudget(path=released, seed=derive_seed(config.seed, "noise", data.site))),
         lockstep=True,
         on_step=display.step,
     )

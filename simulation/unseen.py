@@ -77,6 +77,11 @@ def _scale(runs: Sequence[FoundRun]) -> float:
     scales: dict[float | None, FoundRun] = {}
     for run in runs:
         for folder in run.config.sites.values():
+            if not Path(folder).is_dir():
+                raise ConfigurationError(
+                    f"{folder}, which {run} was trained on, is not here, so that phantoms like those in it cannot be made: give "
+                    "sites=, or phantoms.scale=."
+                )
             scales.setdefault(_phantom_of(Path(folder)).get("scale"), run)
     if len(scales) > 1 or None in scales:
         raise ConfigurationError(

@@ -35,6 +35,7 @@ from ..comparison import (
     pair_columns,
 )
 from ..found_runs import FoundRun, name_in_study, runs_asked_for
+from ..recalibration import recalibrate
 from ..runs import CONFIG
 from ..trained import segmentation_cards, segmentation_networks
 from ..unseen import unseen_exams
@@ -51,7 +52,8 @@ def run_external(config: RunConfig, words: Sequence[str], folder: Path, console:
     One row a method (strategy, or rung of a ladder): its Dice in percent over the exams of each site, of all sites, and of the
     worst one (means and sample standard deviations over folds, that is over trainings), and paired differences over folds with
     95 % confidence intervals (Student's t) to sites alone and, for a federation, to the pooled run of the same strategy.
-    ``external.json``: method → fold → site → exam → Dice.
+    ``external.json``: method → fold → site → exam → Dice. With ``study.calibration_batches`` the networks' running statistics
+    are measured anew first, alike for all.
 
     Raises:
         ConfigurationError: without a folder, if it holds no finished run or several studies, or if exams are not what can be
@@ -77,7 +79,7 @@ def run_external(config: RunConfig, words: Sequence[str], folder: Path, console:
     for place, (run, chosen) in enumerate(wanted, start=1):
         console.print(f"{place}/{len(wanted)} {run}", markup=False)
         own = tested.setdefault((run.key.network, run.title), Tested(run.title, run.config, {}))
-        own.scores[run.key.fold] = _score(run, chosen, config.device, exams)
+        own.scores[run.key.fold] = _score(run, chosen, config, exams)
     rows = [_row(own, list(tested.values()), sorted(config.sites)) for own in tested.values()]
     write_csv(folder / "external.csv", rows)
     write_json(folder / "external.json", {" ".join(name): own.by_exam() for name, own in tested.items()})
@@ -161,12 +163,14 @@ def _tested_sites(run: FoundRun, config: RunConfig, exams: Exams, console: Conso
     return chosen
 
 
-def _score(run: FoundRun, sites: Sequence[str], device: str, exams: Exams) -> dict[str, SiteScores]:
+def _score(run: FoundRun, sites: Sequence[str], config: RunConfig, exams: Exams) -> dict[str, SiteScores]:
     """Site → scores of its exams.
 
     The run's networks are in memory for as long as this takes: a study has many runs.
     """
-    networks = segmentation_networks(replace(run.config, device=device), run.folder)
+    networks = segmentation_networks(replace(run.config, device=config.device), run.folder)
+    if batches := config.study.calibration_batches:
+        recalibrate(networks, run, batches, config.data.cache_dir)
     scores = {}
     for site in sites:
         own = networks[site]

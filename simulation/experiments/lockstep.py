@@ -114,7 +114,6 @@ def _variant(config: RunConfig, network: str, strategy: str, optimiser: str, dty
         lockstep=True,
         release="none",
         validate_every_rounds=max(config.training.steps, config.autoencoder.steps),
-        calibration_batches=0,
     )
     return checked(
         replace(

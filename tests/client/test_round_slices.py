@@ -10,11 +10,11 @@ from asked import PLAN, shared
 from tiny_sites import own_settings, write_sites
 
 from client.limits import Limits, RefusedPlanError
-from client.round_slices import slices_behind, steps_kept
 from client.settings import load_settings
 from client.site import Site, open_site
 from mtmd_core.errors import ConfigurationError
 from mtmd_core.losses.proximal import proximal_term
+from mtmd_core.round_slices import Rounds, steps_kept
 from mtmd_core.training import build_optimiser, set_learning_rate
 from mtmd_core.wire import Terms
 
@@ -57,11 +57,11 @@ def test_a_step_that_outweighs_all_others_is_one_however_far_it_does() -> None:
 
 
 def test_the_slices_of_a_last_round_whose_rate_falls_to_nothing_are_half_as_many() -> None:
-    falling = replace(ENOUGH, learning_rate_decay="linear", rounds=3)
-    assert [slices_behind(replace(falling, round=round_), 25, 2) for round_ in (1, 2, 3)] == pytest.approx(
+    falling, level = (Rounds(3, 0.1, decay, 0.0) for decay in ("linear", "none"))
+    assert [falling.slices_behind(round_, 25, 2) for round_ in (1, 2, 3)] == pytest.approx(
         [2 * sum(range(lowest, highest + 1)) / highest for lowest, highest in ((51, 75), (26, 50), (1, 25))]
     )
-    assert slices_behind(ENOUGH, 25, 2) == 50
+    assert level.slices_behind(3, 25, 2) == 50
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,10 @@ def test_the_slices_of_a_last_round_whose_rate_falls_to_nothing_are_half_as_many
         ({"learning_rate": 0.0}, "made of 0 slices"),
         ({"learning_rate": 0.9, "proximal_mu": 1.0}, "made of 2.222 slices"),
         ({"learning_rate_decay": "linear", "rounds": 1}, "made of 26 slices"),
+        (
+            {"learning_rate_decay": "linear", "rounds": 50, "share": 3},
+            "the update of round 50 would be made of 39 slices",
+        ),
         ({"learning_rate": 1.5}, "asks for 1.5 as learning rate, but this site's max_learning_rate is 1"),
         ({"proximal_mu": 2.0}, "asks for 2.0 as proximal_mu, but this site's max_proximal_mu is 1"),
         ({"local_epochs": 4}, r"made of 48 slices \(24 steps of 2"),

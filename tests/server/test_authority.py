@@ -43,10 +43,13 @@ def test_an_authority_is_never_overwritten_and_a_renewed_server_stays_under_it(
     assert main(["init", "--state", str(tmp_path), "--name", "new.org"]) == 2
     assert "never overwritten" in capsys.readouterr().err
     assert main(["init", "--state", str(tmp_path), "--name", "new.org", "--renew"]) == 0
+    assert "those that call it old.org, which it is no longer" in (said := capsys.readouterr().out)
+    assert f"init --state {tmp_path} --renew --name old.org --name new.org` makes it all of these" in said
     assert certificates.authority.read_bytes() == authority
     assert certificates.server.read_bytes() != server
     assert main(["init", "--state", str(tmp_path), "--renew"]) == 0
     assert names_in(load_certificate(certificates.server)) == ["new.org", "localhost", "127.0.0.1"]
+    assert "no longer" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["", "https://fed.org", "fed.org:9092", "300.1.1.1", "a b", "-x.org"])

@@ -128,7 +128,7 @@ def test_help_needs_neither_torch_nor_flower(command: tuple[str, ...]) -> None:
     [
         (("--site", "3"), "unknown word '--site'; did you mean '--sites'?"),
         (("staus",), "unknown word 'staus'; did you mean 'status'?"),
-        (("status",), "holds no run: give the --state folder that mtmd-server was given"),
+        (("status",), "holds no run: none was begun there yet, or give the --state folder"),
         (("readmit", "knee"), "'knee' is not set aside in the run of"),
         (("--sites", "0", "--insecure"), "sites is 0"),
         (("--sites", "3"), "--insecure"),

@@ -140,6 +140,16 @@ def test_replies_come_in_the_order_of_site_names(grid: NodesComeAndGo) -> None:
     assert sources(fleet, replies) == ["ankle", "knee"]
 
 
+def test_replies_that_are_there_when_the_time_is_over_are_taken(grid: NodesComeAndGo) -> None:
+    """A simulation's sites train while they are sent to, which may take longer than a round may."""
+    fleet = Fleet(grid)
+    fleet.assemble(2, [], timeout=5)
+    replies = fleet.send_and_receive([train(fleet, "knee"), train(fleet, "ankle")], timeout=0)
+    assert sources(fleet, replies) == ["ankle", "knee"]
+    grid.silent = {11}
+    assert sources(fleet, fleet.send_and_receive([train(fleet, "knee"), train(fleet, "ankle")], timeout=0)) == ["ankle"]
+
+
 def test_a_message_goes_to_the_node_that_a_site_comes_back_as(grid: NodesComeAndGo) -> None:
     fleet = Fleet(grid)
     fleet.assemble(2, [], timeout=5)

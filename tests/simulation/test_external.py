@@ -8,6 +8,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from page_checks import check_page
@@ -16,13 +17,17 @@ from tiny_sites import RUN, SITES, run_words, write_sites
 
 from mtmd_core.config_files import compose
 from mtmd_core.data.site_data import load_site
+from mtmd_core.data.split import leave_one_out
 from mtmd_core.errors import ConfigurationError, DataError
 from mtmd_core.evaluation import evaluate_exams
 from mtmd_core.models import load_model, save_model
 from mtmd_core.networks.att_unet import AttUNet
 from simulation.command import simulate
 from simulation.data import load_sites, make_phantoms
+from simulation.found_runs import find_runs
+from simulation.recalibration import recalibrate
 from simulation.runs import run
+from simulation.trained import segmentation_networks
 
 RUNS = {
     "local": ("strategy=individual", "mode=federated"),
@@ -121,6 +126,30 @@ def test_methods_are_scored_on_the_other_exams(place: Path, tmp_path: Path) -> N
     assert rows["transfer_knee"]["ankle_dice_mean"] != ""
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     check_page(page, json.loads((tmp_path / "summary.json").read_text(encoding="utf-8")))
+
+
+def test_statistics_that_are_measured_anew_are_those_of_all_training_slices(place: Path, tmp_path: Path) -> None:
+    """Of the first layer, which no other statistics reach; twelve batches are whole passes over twelve slices."""
+    found = find_runs(place / "study").finished
+    assert {each.title for each in found} == RUNS.keys()
+    for each in found:
+        networks, sites = segmentation_networks(each.config, each.folder), load_sites(each.config)
+        recalibrate(networks, each, 12, str(tmp_path / "cache"))
+        for site, own in networks.items():
+            exams = [sites[site].exams[name] for name in leave_one_out(list(sites[site].exams), each.key.fold).train]
+            images = torch.cat([torch.from_numpy(np.array(exam.images))[:, None] for exam in exams])
+            block = own.network.encoder[0][0]
+            with torch.no_grad():
+                expected = block.conv(images).mean((0, 2, 3))
+            measured = block.norm.domains[own.card.space.domain].running_mean
+            torch.testing.assert_close(measured, expected, rtol=1e-4, atol=1e-5)
+
+    scores = []
+    for batches in (0, 12):
+        asked = words_of(place, None, f"study.calibration_batches={batches}")
+        rows = simulate(compose("simulate", asked), tmp_path / str(batches), Console(quiet=True), asked)["rows"]
+        scores.append({row["method"]: row["dice_mean"] for row in rows})
+    assert all(scores[0][method] != scores[1][method] for method in ("dsl_2", "dsl_pooled"))
 
 
 def test_words_that_would_choose_runs_are_refused(place: Path, tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ from mtmd_core.wire import CONTRAST, PRIOR, PRIOR_SHARED, PROTOTYPES, SHARED, Ro
 from server.app import Outcome, coordinate
 from server.run_store import RunStore
 from simulation.command import simulate
+from simulation.data import load_sites
+from simulation.federated import build_site
+from simulation.progress import RunDisplay
 
 SEGMENTATION = "att_unet"
 TINY = (
@@ -118,6 +121,15 @@ def test_noised_prototypes_cross_as_others_do_until_a_sites_budget_is_spent(fold
     assert spent == {"ankle": 3, "knee": 2, "shoulder": 3}
     counts = {round_: len(brought(message)) for round_, message in grid.visits("ankle", SEGMENTATION).items()}
     assert counts == {1: 0, 2: 2, 3: 2}
+
+
+def test_what_noised_prototypes_cost_before_a_stop_is_counted_after_it(folders, cache, tmp_path):
+    config = words(folders, "dsl_ssc", "prototypes.noise_multiplier=2", f"data.cache_dir='{cache}'")
+    data = load_sites(config)["knee"]
+    for releases in (1, 2):
+        budget = build_site(config, data, tmp_path, RunDisplay(1, Console(quiet=True))).policy.budget
+        budget.spend(2.0)
+        assert budget.facts()["releases"] == releases
 
 
 def test_an_absent_sites_last_prototypes_are_used_until_they_are_too_old(folders, cache, tmp_path):

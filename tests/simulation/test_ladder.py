@@ -86,6 +86,8 @@ def test_lock_step_is_pooled_training_in_as_many_rounds_as_steps(folders, tmp_pa
     assert (own.mode, own.training) == ("federated", planned[rung.twin].training)
     with pytest.raises(ConfigurationError, match="lockstep=true cannot reproduce strategy=shared"):
         plan_ladder(ladder_config(folders, "study.variants=[lockstep]", "study.strategies=[shared]"), tmp_path)
+    with pytest.raises(ConfigurationError, match=r"one rung of experiment=ladder: .* say study\.variants=\[lockstep\]"):
+        ladder_config(folders, "federation.lockstep=true")
 
 
 def test_models_that_are_averaged_once_are_averaged_and_no_more(folders, tmp_path):
