@@ -34,7 +34,7 @@ other commands (each has its own --help):
   admit     let a site take part, from the card that it sent
   revoke    refuse a site from now on
   sites     list the sites that were admitted
-  status    how the run is: rounds, sites, refusals, time left; works at any time
+  status    how the run is: rounds, sites, refusals, time left; while it runs and after
   readmit   let a site that was set aside take part again
   drill     break a federation of three sites on purpose, on this machine, and say what came of it
 
