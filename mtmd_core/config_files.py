@@ -5,9 +5,12 @@ nearest one that it does.
 """
 
 import contextlib
+import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +76,19 @@ def save_config(config: RunConfig, path: Path) -> None:
 def load_config(path: Path) -> RunConfig:
     """Read what :func:`save_config` wrote."""
     try:
-        saved = OmegaConf.load(path)
-        if not saved:
+        text = path.read_text(encoding="utf-8")
+        if (config := _read(text)) is None:
             raise ConfigurationError(f"{path} is empty; it must hold the configuration of a run.")
-        return checked(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), saved)))
+        return copy.deepcopy(config)
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigurationError(f"{path} is not the configuration of a run: {error}") from None
+
+
+@lru_cache(maxsize=1024)
+def _read(text: str) -> RunConfig | None:
+    """The configuration in a file's text, None if there is none; kept, for a study reads those of all of its runs often."""
+    saved = OmegaConf.load(StringIO(text))
+    return checked(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), saved))) if saved else None
 
 
 def decisive_words(config: RunConfig) -> dict[str, str]:

@@ -177,6 +177,14 @@ def test_saving_and_loading_gives_the_same_configuration(tmp_path, monkeypatch):
     assert load_config(tmp_path / "config.yaml") == config
 
 
+def test_a_configuration_that_was_loaded_is_its_reader_s_own(tmp_path):
+    save_config(compose("simulate", ["sites={ankle: /a}"]), tmp_path / "config.yaml")
+    mine, other = load_config(tmp_path / "config.yaml"), load_config(tmp_path / "config.yaml")
+    mine.sites["knee"], mine.federation.rounds = "/k", 77
+    assert other == load_config(tmp_path / "config.yaml")
+    assert (other.sites, other.federation.rounds) == ({"ankle": "/a"}, 10)
+
+
 @pytest.mark.parametrize("content", [None, b"fold: [", b"fold: x", b"folds: 1", b"- 1", b"\xff\xfe\x00", b"fold: -1"])
 def test_a_file_that_is_no_configuration_is_refused(tmp_path, content):
     path = tmp_path / "config.yaml"
