@@ -40,5 +40,12 @@ def recalibrate(networks: Mapping[str, TrainedNetwork], run: FoundRun, batches: 
         served.setdefault(own.network, []).append(site)
     for network, own_sites in served.items():
         pool = Pool(config, {site: sites[site] for site in own_sites} if alone else sites)
-        sources = {domain: pool.sources[domain] for domain in {networks[site].card.space.domain for site in own_sites}}
-        calibrate(network, sources, pool.recipe(config.training, config.seed), batches)
+        domains = dict.fromkeys(
+            networks[site].card.space.domain for site in own_sites
+        )  # in one order, for sums round by it
+        calibrate(
+            network,
+            {domain: pool.sources[domain] for domain in domains},
+            pool.recipe(config.training, config.seed),
+            batches,
+        )
